@@ -1,0 +1,417 @@
+"""Typed parameters: one frozen model a stage, one section of params.yaml each.
+
+A section's name is the dvc ``params:`` key and the CLI subcommand. Unknown keys are refused with the nearest
+known one; range checks name the field. Beside every default stands its reason. Importing this module loads
+neither torch nor lhotse.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mvqkd.errors import ConfigError
+
+Objective = Literal["none", "l1", "l2", "mvq"]
+Decoder = Literal["greedy", "modified_beam_search", "ctc_greedy"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    section: ClassVar[str]
+
+
+class PrepareDataConfig(Section):
+    section: ClassVar[str] = "prepare-data"
+
+    source: Literal["asterisk", "librispeech", "cuts", "manifest"] = Field(
+        "asterisk",
+        description="where recordings come from; asterisk: 553 human prompts from Debian packages, no account",
+    )
+    corpus_dir: str | None = Field(None, description="LibriSpeech directory (source librispeech)")
+    manifest: str | None = Field(None, description="JSON lines of audio, text[, speaker, split, id] (source manifest)")
+    cuts: str | None = Field(None, description="lhotse CutSet, .jsonl or .jsonl.gz (source cuts)")
+    split_by: Literal["speaker", "prompt"] = Field(
+        "prompt", description="what must not be shared by train and test; the default corpus has one speaker"
+    )
+    test_share: float = Field(0.2, gt=0, lt=1, description="share of speakers or prompts hashed into test")
+    dev_share: float = Field(0.0, ge=0, lt=1, description="share hashed into dev; 0: no dev split")
+    split_seed: int = Field(0, ge=0, description="changes the hash that splits; the split never depends on order")
+    min_duration_s: float = Field(0.3, gt=0, description="shorter recordings carry less than a word")
+    max_duration_s: float = Field(
+        30.0, gt=0, description="longer ones exceed the teachers' windows: segment them first"
+    )
+    min_rms_db: float = Field(-60.0, le=0, description="quieter than this over the whole recording is silence")
+    max_rejected_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="more unusable recordings than this stop the stage: the corpus is not what it should be",
+    )
+    token_type: Literal["bpe", "char"] = Field(
+        "char", description="characters need no training text, the default is tiny"
+    )
+    vocab_size: int = Field(500, ge=8, le=10_000, description="BPE pieces; 500 is usual for LibriSpeech")
+    text_normalizer: Literal["upper-ascii-1"] = Field(
+        "upper-ascii-1", description="versioned: WERs compare only under the same normaliser"
+    )
+
+    @model_validator(mode="after")
+    def _source_has_its_path(self) -> PrepareDataConfig:
+        needed = {"librispeech": "corpus_dir", "manifest": "manifest", "cuts": "cuts"}.get(self.source)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"source {self.source} needs {needed}: pass --{needed.replace('_', '-')} PATH")
+        if self.min_duration_s >= self.max_duration_s:
+            raise ValueError("min_duration_s must be below max_duration_s")
+        if self.test_share + self.dev_share >= 1:
+            raise ValueError("test_share + dev_share must leave something to train on")
+        return self
+
+
+class ExtractTeacherConfig(Section):
+    section: ClassVar[str] = "extract-teacher"
+
+    teacher: str = Field(
+        "whisper-tiny.en",
+        description="whisper-tiny.en (embedded), a torchaudio bundle (HUBERT_BASE, WAVLM_LARGE, ...), or hf:DIRECTORY",
+    )
+    layer: int = Field(
+        3, ge=1, description="1-based encoder layer; middle layers carry phones, the last one the decoder's needs"
+    )
+    checkpoint_dir: str | None = Field(
+        None, description="where torchaudio checkpoints lie; default: the torch hub cache"
+    )
+    num_frames: int = Field(
+        40_000, ge=1, description="frames sampled to fit the quantizer; bounds memory whatever the corpus"
+    )
+    split: str = Field("train", description="split whose frames are sampled; never the test split")
+    seed: int = Field(0, ge=0, description="seeds the reservoir")
+    batch_duration_s: float = Field(60.0, gt=0, description="audio seconds a teacher batch")
+    device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+
+class FitQuantizerConfig(Section):
+    section: ClassVar[str] = "fit-quantizer"
+
+    num_codebooks: int = Field(8, ge=1, le=64, description="bytes a teacher frame; a power of two")
+    codebook_size: Literal[16, 256] = Field(256, description="entries a codebook; 256 fills a byte")
+    phase_1_steps: int = Field(
+        600, ge=0, description="steps with pairs of 16-entry codebooks; the paper's recipe uses 10000"
+    )
+    phase_2_steps: int = Field(600, ge=0, description="steps after the pairs are multiplied out into 256 entries")
+    batch_size: int = Field(512, ge=1, description="frames a step")
+    learning_rate: float = Field(0.005, gt=0, description="Adam; halved at each quarter of a phase and for phase 2")
+    refine_iterations: int = Field(5, ge=0, le=20, description="refine passes at encoding; gains end at about 5")
+    entropy_scale: float = Field(0.01, ge=0, description="weight of the logits' entropy deficit: keeps entries in use")
+    held_out_share: float = Field(0.1, gt=0, lt=1, description="frames kept from fitting to report the error on")
+    seed: int = Field(0, ge=0, description="initialisation and batch order")
+    device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> FitQuantizerConfig:
+        if self.num_codebooks & (self.num_codebooks - 1):
+            raise ValueError("num_codebooks must be a power of two: the search merges groups pairwise")
+        return self
+
+
+class EncodeCiConfig(Section):
+    section: ClassVar[str] = "encode-ci"
+
+    splits: list[str] = Field(["train"], description="splits to encode; a student is trained on no other")
+    speeds: list[float] = Field([0.9, 1.0, 1.1], description="speed-perturbed copies; each needs indexes of its own")
+    shard_cuts: int = Field(200, ge=1, description="cuts a shard: what a killed run may lose")
+    batch_duration_s: float = Field(60.0, gt=0, description="audio seconds a teacher batch")
+    device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+    @model_validator(mode="after")
+    def _sane_speeds(self) -> EncodeCiConfig:
+        if not self.speeds or any(not 0.5 <= speed <= 2.0 for speed in self.speeds):
+            raise ValueError("speeds must be a non-empty list of factors within 0.5 .. 2.0")
+        if len(set(self.speeds)) != len(self.speeds):
+            raise ValueError("speeds must not repeat")
+        return self
+
+
+class ModelConfig(Section):
+    """Sizes of the student; part of train-student."""
+
+    section: ClassVar[str] = "train-student.model"
+
+    encoder_dim: int = Field(144, ge=16, description="width of the encoder")
+    num_encoder_layers: int = Field(8, ge=1, description="Conformer blocks")
+    num_heads: int = Field(4, ge=1, description="attention heads")
+    feedforward_dim: int = Field(576, ge=16, description="inner width of the feed-forward modules")
+    conv_kernel: int = Field(15, ge=3, description="taps of the causal depthwise convolution")
+    chunk_frames: int = Field(
+        16, ge=0, description="student frames a chunk; attention sees its chunk; 0: the whole utterance"
+    )
+    left_context_chunks: int = Field(4, ge=0, description="chunks of left context that attention sees")
+    decoder_dim: int = Field(256, ge=16, description="width of the stateless predictor")
+    context_size: int = Field(2, ge=1, le=4, description="symbols the predictor sees")
+    joiner_dim: int = Field(256, ge=16, description="width of the joiner")
+    dropout: float = Field(0.1, ge=0, lt=1, description="in every residual branch")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.encoder_dim % self.num_heads:
+            raise ValueError("encoder_dim must be a multiple of num_heads")
+        return self
+
+
+class TrainStudentConfig(Section):
+    section: ClassVar[str] = "train-student"
+
+    objective: Objective = Field("mvq", description="distillation loss beside the ASR loss; none is the baseline")
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig(), description="sizes of the student")
+    num_epochs: int = Field(30, ge=1, description="passes over the training split")
+    speeds: list[float] = Field(
+        [0.9, 1.0, 1.1], description="speed-perturbed copies trained on; each must have indexes"
+    )
+    batch_duration_s: float = Field(120.0, gt=0, description="audio seconds a batch, padding included")
+    learning_rate: float = Field(0.002, gt=0, description="peak of the schedule (AdamW)")
+    warmup_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps with rising learning rate; then cosine to 0"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's")
+    gradient_clip: float = Field(5.0, gt=0, description="maximum gradient norm")
+    ctc_scale: float = Field(0.3, ge=0, description="weight of the CTC loss beside the transducer's")
+    simple_loss_scale: float = Field(0.5, ge=0, description="weight of the pruning bound's own loss")
+    prune_range: int = Field(5, ge=2, description="symbols kept a frame in the pruned lattice")
+    codebook_scale: float = Field(0.3, ge=0, description="weight of the distillation loss")
+    distillation_layer: int | None = Field(
+        None, ge=1, description="1-based student layer that predicts; default: the middle"
+    )
+    delta_frames: int = Field(0, ge=0, description="student frames by which targets are delayed (streaming)")
+    spec_augment: bool = Field(True, description="time and frequency masks; never time warp: indexes would move")
+    num_checkpoints: int = Field(5, ge=1, description="last epoch checkpoints that are averaged into the student")
+    checkpoint_steps: int = Field(100, ge=1, description="steps between resumable states")
+    max_bad_batches: int = Field(
+        10, ge=0, description="batches with a non-finite loss that are skipped before giving up"
+    )
+    log_steps: int = Field(20, ge=1, description="steps between history rows")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the processor has it"
+    )
+    num_threads: int = Field(0, ge=0, description="torch threads; 0: all cores this process may use")
+    seed: int = Field(0, ge=0, description="initialisation, batch order and masks")
+    device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+
+class EvaluateConfig(Section):
+    section: ClassVar[str] = "evaluate"
+
+    split: str = Field("test", description="split that is decoded")
+    decoders: list[Decoder] = Field(
+        ["greedy", "modified_beam_search", "ctc_greedy"], description="each gets its row in the report"
+    )
+    beam_size: int = Field(4, ge=1, description="hypotheses kept by modified_beam_search")
+    bootstrap_samples: int = Field(10_000, ge=100, description="resamples of utterances for the interval")
+    teacher_wer: bool = Field(True, description="also transcribe with the teacher where it has a decoder")
+    seed: int = Field(0, ge=0, description="seeds the bootstrap")
+    device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+
+class ExportOnnxConfig(Section):
+    section: ClassVar[str] = "export-onnx"
+
+    opset: int = Field(18, ge=17, le=23, description="oldest that the exporter supports, so that most runtimes load it")
+    split: str = Field("test", description="split whose WER is the bundle's WER of record")
+    int8: bool = Field(True, description="also write a dynamically quantised encoder (MatMul only)")
+    max_difference: float = Field(1e-3, gt=0, description="largest absolute difference torch vs onnxruntime")
+    min_token_agreement: float = Field(
+        0.98, ge=0, le=1, description="share of utterances with equal greedy tokens, torch vs sherpa-onnx"
+    )
+
+
+class GateConfig(Section):
+    section: ClassVar[str] = "gate"
+
+    max_wer: float = Field(
+        1.0, gt=0, description="absolute bound; above it a challenger is refused even without champion"
+    )
+    tolerance: float = Field(0.005, ge=0, description="WER by which a challenger may be worse than the champion")
+    max_quantizer_error: float = Field(
+        0.8, gt=0, description="relative reconstruction error beyond which CI mean little"
+    )
+    min_test_utterances: int = Field(20, ge=1, description="fewer say nothing about a WER")
+
+
+class PromoteConfig(Section):
+    section: ClassVar[str] = "promote"
+
+    model_name: str = Field("mvqkd-student", min_length=1, description="registered model")
+    experiment: str = Field("mvqkd", min_length=1, description="MLflow experiment of the runs")
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    section: ClassVar[str] = ""
+
+    prepare_data: PrepareDataConfig = Field(default_factory=lambda: PrepareDataConfig(), alias="prepare-data")
+    extract_teacher: ExtractTeacherConfig = Field(
+        default_factory=lambda: ExtractTeacherConfig(), alias="extract-teacher"
+    )
+    fit_quantizer: FitQuantizerConfig = Field(default_factory=lambda: FitQuantizerConfig(), alias="fit-quantizer")
+    encode_ci: EncodeCiConfig = Field(default_factory=lambda: EncodeCiConfig(), alias="encode-ci")
+    train_student: TrainStudentConfig = Field(default_factory=lambda: TrainStudentConfig(), alias="train-student")
+    evaluate: EvaluateConfig = Field(default_factory=lambda: EvaluateConfig())
+    export_onnx: ExportOnnxConfig = Field(default_factory=lambda: ExportOnnxConfig(), alias="export-onnx")
+    gate: GateConfig = Field(default_factory=lambda: GateConfig())
+    promote: PromoteConfig = Field(default_factory=lambda: PromoteConfig())
+
+
+SECTIONS: dict[str, type[Section]] = {
+    model.section: model
+    for model in (
+        PrepareDataConfig,
+        ExtractTeacherConfig,
+        FitQuantizerConfig,
+        EncodeCiConfig,
+        TrainStudentConfig,
+        EvaluateConfig,
+        ExportOnnxConfig,
+        GateConfig,
+        PromoteConfig,
+    )
+}
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_section(
+    model: type[SectionT], params_file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> SectionT:
+    """Read one section of a params file and lay overrides over it.
+
+    Args:
+        model: the section's class; its ``section`` names the key.
+        params_file: YAML file; None means defaults only. A file without the section gives defaults.
+        overrides: field -> value; a dotted field reaches into a nested section (``model.encoder_dim``).
+    Raises:
+        ConfigError: naming file, field, expected and got.
+    """
+    values: dict[str, Any] = {}
+    origin = "command line"
+    if params_file is not None:
+        origin = str(params_file)
+        document = _read_yaml(params_file)
+        _check_names(origin, document, SECTIONS)
+        values = dict(document.get(model.section) or {})
+    for dotted, value in (overrides or {}).items():
+        target = values
+        *outer, last = dotted.split(".")
+        for name in outer:
+            target[name] = dict(target.get(name) or {})
+            target = target[name]
+        target[last] = value
+    return parse_section(model, values, origin)
+
+
+def parse_section(model: type[SectionT], values: Mapping[str, Any], origin: str) -> SectionT:
+    """Validate a section's values; ``origin`` names where they came from in error messages."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _as_config_error(model, origin, error) from error
+
+
+def section_from_json(model: type[SectionT], text: str) -> SectionT:
+    """Read a section that an orchestrator passed as JSON.
+
+    Raises:
+        ConfigError: when the text is no JSON object or does not fit the section.
+    """
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"a JSON {type(values).__name__}")
+    except ValueError as error:
+        raise ConfigError(
+            f"section {model.section}", expected="a JSON object", got=str(error), next_step="pass the section as JSON"
+        ) from error
+    return parse_section(model, values, f"section {model.section} as JSON")
+
+
+def field_names(model: type[Section]) -> list[str]:
+    """Dotted names of every field of a section, nested ones included."""
+    names: list[str] = []
+    for name, info in model.model_fields.items():
+        nested = info.annotation
+        if isinstance(nested, type) and issubclass(nested, Section):
+            names += [f"{name}.{inner}" for inner in field_names(nested)]
+        else:
+            names.append(name)
+    return names
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(
+            f"params file {path}", expected="a readable YAML file", got=str(error), next_step="pass --params FILE"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"params file {path}", expected="valid YAML", got=str(error), next_step="mend the file"
+        ) from error
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"params file {path}",
+            expected="a mapping of sections",
+            got=type(document).__name__,
+            next_step=f"start from the sections {', '.join(SECTIONS)}",
+        )
+    return document
+
+
+def _check_names(origin: str, document: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for name in document:
+        if name not in known:
+            raise _unknown_key(origin, str(name), list(known))
+
+
+def _unknown_key(origin: str, name: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(name.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.5)
+    return ConfigError(
+        f"{origin}, key {name}",
+        expected=f"a known key (nearest: {near[0]})" if near else f"one of {', '.join(known)}",
+        got=f"unknown key {name.rpartition('.')[2]}",
+        next_step=f"rename it to {near[0]} or remove it" if near else "remove it",
+    )
+
+
+def _as_config_error(model: type[Section], origin: str, error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    dotted = f"{model.section}.{location}" if location else model.section
+    if first["type"] == "extra_forbidden":
+        owner = model
+        for part in first["loc"][:-1]:
+            nested = owner.model_fields[str(part)].annotation
+            if isinstance(nested, type) and issubclass(nested, Section):
+                owner = nested
+        return _unknown_key(origin, dotted, list(owner.model_fields))
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(
+        f"{origin}, {dotted}",
+        expected=message[0].lower() + message[1:],
+        got=repr(first["input"]) if location else "values that contradict each other",
+        next_step=f"change {dotted}",
+    )
+
+
+def literal_choices(annotation: Any) -> tuple[Any, ...]:
+    """Choices of a Literal annotation, () for anything else."""
+    arguments = get_args(annotation)
+    return arguments if arguments and all(isinstance(item, str | int) for item in arguments) else ()
