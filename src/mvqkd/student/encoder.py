@@ -1,0 +1,186 @@
+"""Causal-chunk Conformer: convolutions see the past only, attention sees its chunk and a bounded past.
+
+Streaming in chunks and decoding a whole utterance under the same chunk mask give the same output, because the
+depthwise convolutions are causal, the subsampling is unpadded, normalisation is per frame (LayerNorm) and
+positions are relative (rotary). Source of the block: Gulati et al. 2020, arXiv 2005.08100; rotary positions:
+Su et al. 2021, arXiv 2104.09864.
+
+Shapes: N batch, T feature frames (100 Hz), S student frames (25 Hz), D encoder channels, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvqkd.config import ModelConfig
+
+NUM_MELS = 80
+SUBSAMPLING_CHANNELS = 48
+
+
+class Subsampling(nn.Module):
+    """Two unpadded stride-2 convolutions, then a projection: (N, T, 80) -> (N, S, D)."""
+
+    def __init__(self, encoder_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, SUBSAMPLING_CHANNELS, kernel_size=3, stride=2),
+            nn.SiLU(),
+            nn.Conv2d(SUBSAMPLING_CHANNELS, SUBSAMPLING_CHANNELS, kernel_size=3, stride=2, groups=SUBSAMPLING_CHANNELS),
+            nn.Conv2d(SUBSAMPLING_CHANNELS, SUBSAMPLING_CHANNELS, kernel_size=1),
+            nn.SiLU(),
+        )
+        mels_left = ((NUM_MELS - 1) // 2 - 1) // 2
+        self.project = nn.Linear(SUBSAMPLING_CHANNELS * mels_left, encoder_dim)
+        self.norm = nn.LayerNorm(encoder_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.conv(features.unsqueeze(1))  # (N, C, S, mels)
+        x = x.permute(0, 2, 1, 3).flatten(2)  # (N, S, C * mels)
+        out: Tensor = self.norm(self.project(x))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions under a boolean mask."""
+
+    def __init__(self, encoder_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = encoder_dim // num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(encoder_dim, 3 * encoder_dim)
+        self.output = nn.Linear(encoder_dim, encoder_dim)
+
+    def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        # x (N, S, D); mask (N, 1, S, S) True where query i may see key j
+        n, s, d = x.shape
+        query, key, value = self.qkv(x).view(n, s, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, rotary), rotate(key, rotary)
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        out: Tensor = self.output(y.transpose(1, 2).reshape(n, s, d))
+        return out
+
+
+class CausalConvolution(nn.Module):
+    """Pointwise GLU, causal depthwise convolution, LayerNorm, SiLU, pointwise."""
+
+    def __init__(self, encoder_dim: int, kernel: int) -> None:
+        super().__init__()
+        self.left = kernel - 1
+        self.gate = nn.Linear(encoder_dim, 2 * encoder_dim)
+        self.depthwise = nn.Conv1d(encoder_dim, encoder_dim, kernel, groups=encoder_dim)
+        self.norm = nn.LayerNorm(encoder_dim)
+        self.output = nn.Linear(encoder_dim, encoder_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.glu(self.gate(x), dim=-1)
+        y = self.depthwise(F.pad(y.transpose(1, 2), (self.left, 0))).transpose(1, 2)
+        out: Tensor = self.output(F.silu(self.norm(y)))
+        return out
+
+
+class FeedForward(nn.Sequential):
+    """Linear, SiLU, dropout, linear."""
+
+    def __init__(self, encoder_dim: int, inner_dim: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(encoder_dim, inner_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(inner_dim, encoder_dim)
+        )
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward; each a pre-norm residual branch."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.encoder_dim
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(5)])
+        self.feedforward_in = FeedForward(dim, config.feedforward_dim, config.dropout)
+        self.attention = Attention(dim, config.num_heads, config.dropout)
+        self.convolution = CausalConvolution(dim, config.conv_kernel)
+        self.feedforward_out = FeedForward(dim, config.feedforward_dim, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + 0.5 * self.dropout(self.feedforward_in(self.norms[0](x)))
+        x = x + self.dropout(self.attention(self.norms[1](x), mask, rotary))
+        x = x + self.dropout(self.convolution(self.norms[2](x)))
+        x = x + 0.5 * self.dropout(self.feedforward_out(self.norms[3](x)))
+        out: Tensor = self.norms[4](x)
+        return out
+
+
+class Encoder(nn.Module):
+    """Features to student frames.
+
+    The mean and standard deviation of every mel channel over the training data are buffers of the encoder, so
+    that a deployed graph takes plain log-mel features and no side file can get lost.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.chunk_frames = config.chunk_frames
+        self.left_context_chunks = config.left_context_chunks
+        self.head_dim = config.encoder_dim // config.num_heads
+        self.register_buffer("feature_mean", torch.zeros(NUM_MELS))
+        self.register_buffer("feature_std", torch.ones(NUM_MELS))
+        self.subsampling = Subsampling(config.encoder_dim)
+        self.blocks = nn.ModuleList([ConformerBlock(config) for _ in range(config.num_encoder_layers)])
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Encode a padded batch.
+
+        Args:
+            features: float (N, T, 80) log-mel; frames at or past lengths[n] are ignored.
+            lengths: int64 (N,), feature frames; each at least 7.
+        Returns:
+            output (N, S, D); student frames int64 (N,); the output of every block, first to last.
+        """
+        x = self.subsampling((features - self.feature_mean) / self.feature_std)
+        lengths = ((lengths - 1) // 2 - 1) // 2
+        mask = attention_mask(x.size(1), lengths, self.chunk_frames, self.left_context_chunks)
+        rotary = rotary_table(x.size(1), self.head_dim, x.device)
+        layers: list[Tensor] = []
+        for block in self.blocks:
+            x = block(x, mask, rotary)
+            layers.append(x)
+        return x, lengths, layers
+
+
+def attention_mask(num_frames: int, lengths: Tensor, chunk_frames: int, left_context_chunks: int) -> Tensor:
+    """Boolean (N, 1, S, S): True where query i may see key j.
+
+    A key must be a real frame within the query's chunk or the chunks of its left context. Padding queries see
+    themselves, so that no row of the softmax is empty.
+    """
+    frame = torch.arange(num_frames, device=lengths.device)
+    visible = (frame[None, :] < lengths[:, None])[:, None, :]  # (N, 1, S)
+    if chunk_frames:
+        chunk = frame // chunk_frames
+        behind = chunk[:, None] - chunk[None, :]  # (S, S): chunks from key to query
+        visible = visible & ((behind >= 0) & (behind <= left_context_chunks))[None]
+    itself = frame[:, None] == frame[None, :]
+    return (visible | itself[None])[:, None]
+
+
+def rotary_table(num_frames: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (S, head_dim / 2) of the rotary positions."""
+    half = head_dim // 2
+    frequency = 10_000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    angle = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None] * frequency[None]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate channel pairs of (N, H, S, head_dim) by their positions."""
+    cos, sin = (table.to(x.dtype) for table in rotary)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
