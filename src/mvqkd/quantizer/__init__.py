@@ -1,0 +1,5 @@
+"""The codec: fit, encode, decode, report."""
+
+from mvqkd.quantizer.model import Quantizer
+
+__all__ = ["Quantizer"]

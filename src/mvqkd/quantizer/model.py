@@ -1,0 +1,260 @@
+"""The codec: float embeddings to codebook indexes and back.
+
+Source: Guo et al. 2022, arXiv 2211.00508, section 3.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvqkd.artifacts import atomic_open
+from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
+from mvqkd.quantizer.search import SearchTables, build_tables, refine, unary_energy
+
+QUANTIZER_FILE = "quantizer.safetensors"
+FORMAT_VERSION = 1
+# A log-scale is stored divided by this, so that one optimizer step changes the scale as fast as the weights.
+LOG_SCALE_SPEED = 10.0
+IDENTITY_BYTES = 16
+
+
+class Quantizer(nn.Module):
+    """Encode embeddings as one index for each of N codebooks; decode as the sum of the chosen centers.
+
+    Every channel is normalised by a mean and a standard deviation that are part of the codec.
+
+    Shapes: B vectors, N codebooks, K entries a codebook, D channels.
+    Args:
+        dim: D.
+        num_codebooks: N, a power of two.
+        codebook_size: K, a power of two up to 256.
+        mean: float (D,), subtracted from the channels; default 0.
+        std: float (D,), positive, divides the channels; default 1.
+        generator: draws the initial weights and the identity; default: torch's global one.
+    """
+
+    mean: Tensor
+    std: Tensor
+    identity: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        num_codebooks: int,
+        codebook_size: int,
+        *,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if num_codebooks < 1 or num_codebooks & (num_codebooks - 1):
+            raise ValueError(f"num_codebooks must be a power of two, got {num_codebooks}")
+        if not 2 <= codebook_size <= 256 or codebook_size & (codebook_size - 1):
+            raise ValueError(f"codebook_size must be a power of two within 2 .. 256, got {codebook_size}")
+        self.dim = dim
+        self.num_codebooks = num_codebooks
+        self.codebook_size = codebook_size
+        entries = num_codebooks * codebook_size
+        bound = 1 / math.sqrt(dim)
+        weight = torch.empty(entries, dim).uniform_(-bound, bound, generator=generator)
+        bias = torch.empty(entries).uniform_(-bound, bound, generator=generator)
+        self.logits_weight = nn.Parameter(weight)
+        self.logits_bias = nn.Parameter(bias)
+        self.centers = nn.Parameter(weight.clone().view(num_codebooks, codebook_size, dim))
+        self.logits_log_scale = nn.Parameter(torch.zeros(()))
+        self.centers_log_scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(dim) if mean is None else mean.detach().float().clone())
+        self.register_buffer("std", torch.ones(dim) if std is None else std.detach().float().clone())
+        identity = torch.randint(0, 256, (IDENTITY_BYTES,), dtype=torch.uint8, generator=generator)
+        self.register_buffer("identity", identity)
+        self._tables: tuple[Any, SearchTables] | None = None
+
+    @property
+    def bits_per_index(self) -> int:
+        return self.codebook_size.bit_length() - 1
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes of a packed frame: one index a byte, or two where an index has no more than 4 bits."""
+        return self.num_codebooks if self.bits_per_index > 4 else (self.num_codebooks + 1) // 2
+
+    @property
+    def id(self) -> str:
+        """sha256 (hex) of sizes, weights and identity: equal ids encode equally."""
+        digest = sha256(json.dumps(self._header(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Embeddings (..., D) in the codec's own space: zero mean, unit variance a channel."""
+        return (x.float() - self.mean) / self.std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Inverse of ``normalize``."""
+        return x * self.std + self.mean
+
+    def effective_centers(self) -> Tensor:
+        """Centers with their scale applied, float32 (N, K, D), in the codec's own space."""
+        return self.centers * (LOG_SCALE_SPEED * self.centers_log_scale).exp()
+
+    def logits(self, normalized: Tensor) -> Tensor:
+        """Scores of the entries, float32 (B, N, K), of embeddings (B, D) in the codec's own space."""
+        scaled = normalized * (LOG_SCALE_SPEED * self.logits_log_scale).exp()
+        scores = functional.linear(scaled, self.logits_weight, self.logits_bias)
+        return scores.view(-1, self.num_codebooks, self.codebook_size)
+
+    def sum_of_centers(self, indexes: Tensor) -> Tensor:
+        """Decode int64 (B, N) in the codec's own space, float32 (B, D), differentiable in the centers."""
+        offsets = torch.arange(self.num_codebooks, device=indexes.device) * self.codebook_size
+        return functional.embedding_bag(indexes + offsets, self.effective_centers().flatten(0, 1), mode="sum")
+
+    def tables(self) -> SearchTables:
+        """Search tables of the present centers; kept until the centers change."""
+        key = (self.centers._version, self.centers_log_scale._version, self.centers.data_ptr(), self.centers.device)
+        if self._tables is None or self._tables[0] != key:
+            self._tables = key, build_tables(self.effective_centers())
+        return self._tables[1]
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, iterations: int = 5) -> Tensor:
+        """Choose one entry of each codebook for every embedding.
+
+        The result of a vector does not depend on the others in the call.
+
+        Args:
+            x: float (B, D), of any float type, finite; B may be 0.
+            iterations: refine passes; gains end at about 5.
+        Returns:
+            uint8 (B, N), values in [0, K).
+        Raises:
+            ArtifactMismatchError: x does not have D channels.
+            DataError: x holds NaN or infinity.
+        """
+        normalized = self.normalize(self._checked(x))
+        tables = self.tables()
+        start = self._first_indexes(normalized)
+        return refine(unary_energy(normalized, tables), start, tables, iterations).to(torch.uint8)
+
+    @torch.no_grad()
+    def decode(self, indexes: Tensor) -> Tensor:
+        """Reconstruct embeddings.
+
+        Args:
+            indexes: integer (B, N), values in [0, K).
+        Returns:
+            float32 (B, D), in the teacher's space.
+        Raises:
+            ArtifactMismatchError: another number of codebooks, or an index out of range.
+        """
+        if indexes.dim() != 2 or indexes.shape[1] != self.num_codebooks:
+            raise self._mismatch(f"indexes of shape (B, {self.num_codebooks})", f"{tuple(indexes.shape)}")
+        indexes = indexes.long()
+        if len(indexes) and not 0 <= int(indexes.min()) <= int(indexes.max()) < self.codebook_size:
+            raise self._mismatch(
+                f"indexes in 0..{self.codebook_size - 1}", f"values in {int(indexes.min())}..{int(indexes.max())}"
+            )
+        return self.denormalize(self.sum_of_centers(indexes))
+
+    def _first_indexes(self, normalized: Tensor) -> Tensor:
+        # In float64, as the energies are: the choice must not depend on batch size or thread count.
+        weight, bias = self.logits_weight.double(), self.logits_bias.double()
+        scale = (LOG_SCALE_SPEED * self.logits_log_scale.double()).exp()
+        shape = (-1, self.num_codebooks, self.codebook_size)
+        blocks = [
+            functional.linear(block.double() * scale, weight, bias).float().view(shape).argmax(2)
+            for block in torch.split(normalized, 1024)
+        ]
+        return torch.cat(blocks) if blocks else torch.empty(0, self.num_codebooks, dtype=torch.long)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != self.dim or not x.is_floating_point():
+            raise self._mismatch(f"float embeddings of shape (B, {self.dim})", f"{x.dtype} {tuple(x.shape)}")
+        finite = x.isfinite().all(1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise DataError(
+                f"embedding {row} of {len(x)}",
+                expected="finite numbers",
+                got="NaN or infinity",
+                next_step="check the teacher's output and the audio that it came from",
+            )
+        return x.to(self.mean.device)
+
+    def _mismatch(self, expected: str, got: str) -> ArtifactMismatchError:
+        return ArtifactMismatchError(
+            f"quantizer {self.id[:12]}",
+            expected=expected,
+            got=got,
+            next_step="use the quantizer that was fitted on this teacher and layer",
+        )
+
+    def _header(self) -> dict[str, int]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "dim": self.dim,
+            "num_codebooks": self.num_codebooks,
+            "codebook_size": self.codebook_size,
+        }
+
+    def save(self, directory: Path) -> None:
+        """Write quantizer.safetensors below ``directory``: weights, and the sizes as JSON in its header."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        header = json.dumps({**self._header(), "id": self.id}, sort_keys=True)
+        with atomic_open(Path(directory) / QUANTIZER_FILE, "wb") as stream:
+            stream.write(save(tensors, {"mvqkd.quantizer": header}))
+
+    @classmethod
+    def load(cls, directory: Path, device: str | torch.device = "cpu") -> Quantizer:
+        """Read a saved quantizer and check it against its own id.
+
+        Raises:
+            ArtifactNotFoundError, ArtifactMismatchError, ArtifactCorruptError.
+        """
+        path = Path(directory) / QUANTIZER_FILE
+        if not path.is_file():
+            raise ArtifactNotFoundError(
+                f"quantizer {directory}",
+                expected=QUANTIZER_FILE,
+                got="no such file",
+                next_step="run `mvqkd fit-quantizer`",
+            )
+        try:
+            with safe_open(path, "pt") as stream:
+                header = json.loads((stream.metadata() or {})["mvqkd.quantizer"])
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  # not a mapping
+            if header["format_version"] != FORMAT_VERSION:
+                raise ArtifactMismatchError(
+                    f"quantizer {path}",
+                    expected=f"format version {FORMAT_VERSION}",
+                    got=f"version {header['format_version']}",
+                    next_step="re-run fit-quantizer with this version of mvqkd",
+                )
+            # A generator of its own: loading must not move the caller's random state.
+            generator = torch.Generator()
+            quantizer = cls(header["dim"], header["num_codebooks"], header["codebook_size"], generator=generator)
+            quantizer.load_state_dict(tensors)
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise _corrupt(path, "a readable quantizer", str(error)) from error
+        if quantizer.id != header["id"]:
+            raise _corrupt(
+                path, f"id {header['id'][:12]} as its header states", f"id {quantizer.id[:12]} from its weights"
+            )
+        return quantizer.requires_grad_(False).to(device)
+
+
+def _corrupt(path: Path, expected: str, got: str) -> ArtifactCorruptError:
+    return ArtifactCorruptError(
+        f"quantizer {path}", expected=expected, got=got, next_step="re-run fit-quantizer or restore the file"
+    )
