@@ -1,0 +1,184 @@
+"""Reading recordings: always float32, one channel, 16 kHz.
+
+soundfile decodes WAV, FLAC, OGG and MP3; PyAV decodes what it cannot (G.722, AAC, ...). Other sampling rates are
+converted with soxr. More than one channel is refused unless the caller asks for a mix: which channel holds the
+speech is the user's knowledge.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvqkd.artifacts import file_sha256
+from mvqkd.errors import AudioError
+from mvqkd.frames import SAMPLE_RATE_HZ
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded file: float32 (channels, samples) at its own rate, and whether soundfile could read it."""
+
+    samples: Samples
+    rate_hz: int
+    by_soundfile: bool
+
+    @property
+    def num_channels(self) -> int:
+        return int(self.samples.shape[0])
+
+
+def decode_file(path: Path) -> Decoded:
+    """Decode every channel of an audio file at its own sampling rate.
+
+    Raises:
+        AudioError: no such file, or neither soundfile nor PyAV finds audio in it.
+    """
+    import soundfile
+
+    if not path.is_file():
+        raise AudioError(f"recording {path}", expected="a file", got="no such file", next_step="check the path")
+    try:
+        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        return Decoded(np.ascontiguousarray(samples.T), int(rate_hz), by_soundfile=True)
+    except soundfile.LibsndfileError as error:
+        return _decode_with_av(path, str(error).rpartition(": ")[2])
+
+
+def _decode_with_av(path: Path, earlier_error: str) -> Decoded:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise ValueError("no audio stream")
+            stream = container.streams.audio[0]
+            rate_hz = int(stream.rate)
+            to_float = av.AudioResampler(format="fltp")
+            frames = [part for frame in container.decode(stream) for part in to_float.resample(frame)]
+            frames += to_float.resample(None)
+        if not frames:
+            raise ValueError("no audio frames")
+        samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise AudioError(
+            f"recording {path}",
+            expected="an audio file that soundfile or PyAV can decode",
+            got=f"{path.stat().st_size} bytes that neither can ({earlier_error.strip(' .')}; {error})",
+            next_step="replace or remove it, or convert it to 16 kHz mono WAV",
+        ) from error
+    return Decoded(np.ascontiguousarray(samples, dtype=np.float32), rate_hz, by_soundfile=False)
+
+
+def resample(samples: Samples, rate_hz: int) -> Samples:
+    """Convert float32 (samples,) from ``rate_hz`` to 16 kHz; unchanged when it is 16 kHz already."""
+    if rate_hz == SAMPLE_RATE_HZ:
+        return samples
+    import soxr
+
+    return np.asarray(soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ"), dtype=np.float32)
+
+
+def read_audio(path: Path, *, mix_down: bool = False) -> Samples:
+    """Read any audio file as float32 (samples,), 16 kHz, one channel.
+
+    Args:
+        mix_down: average the channels instead of refusing more than one.
+    Raises:
+        AudioError: unreadable, empty, not finite, or more than one channel.
+    """
+    decoded = decode_file(Path(path))
+    if decoded.num_channels != 1 and not mix_down:
+        raise stereo_error(f"recording {path}", decoded)
+    samples = decoded.samples.mean(axis=0, dtype=np.float32)
+    if samples.size == 0 or not np.isfinite(samples).all():
+        raise AudioError(
+            f"recording {path}",
+            expected="finite samples",
+            got="no samples" if samples.size == 0 else "NaN or infinite samples",
+            next_step="replace or remove the file",
+        )
+    return resample(samples, decoded.rate_hz)
+
+
+def stereo_error(subject: str, decoded: Decoded) -> AudioError:
+    """The refusal of a recording with more than one channel."""
+    return AudioError(
+        subject,
+        expected="one channel",
+        got=f"{decoded.num_channels} channels at {decoded.rate_hz} Hz",
+        next_step="mix it down (`ffmpeg -i IN -ac 1 -ar 16000 OUT.wav`) or keep the channel with the speech",
+    )
+
+
+def num_samples(cut: Any) -> int:
+    """Exact number of samples that ``load_audio(cut)`` gives, without reading audio."""
+    return int(cut.num_samples)
+
+
+def load_audio(cut: Any) -> Samples:
+    """Read a cut's audio, speed perturbation and other transforms applied.
+
+    The file's bytes are compared with the digest that prepare-data recorded, once a process and file.
+
+    Returns:
+        float32 (num_samples(cut),), 16 kHz, one channel.
+    Raises:
+        AudioError: naming the cut: missing, unreadable, changed since prepare-data, or of another length.
+    """
+    from lhotse.audio import AudioLoadingError, DurationMismatchError
+
+    _check_digest(cut)
+    try:
+        samples = cut.load_audio()
+    except (AudioLoadingError, DurationMismatchError, OSError, AssertionError) as error:
+        raise AudioError(
+            f"cut {cut.id}",
+            expected="readable audio",
+            got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
+            next_step="restore the recording, then re-run prepare-data",
+        ) from error
+    if samples is None or samples.shape != (1, num_samples(cut)):
+        raise AudioError(
+            f"cut {cut.id}",
+            expected=f"{num_samples(cut)} samples of one channel",
+            got="no recording" if samples is None else f"{samples.shape[1]} samples of {samples.shape[0]} channels",
+            next_step="re-run prepare-data: the recording is not the one it has seen",
+        )
+    return np.ascontiguousarray(samples[0], dtype=np.float32)
+
+
+def _check_digest(cut: Any) -> None:
+    recorded = (getattr(cut, "custom", None) or {}).get("audio_sha256")
+    if recorded is None:
+        return
+    path = Path(cut.recording.sources[0].source)
+    try:
+        status = path.stat()
+        digest = _sha256_of_state(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise AudioError(
+            f"cut {cut.id}",
+            expected=f"recording {path}",
+            got=error.strerror or str(error),
+            next_step="restore the recording or re-run prepare-data",
+        ) from error
+    if digest != recorded:
+        raise AudioError(
+            f"cut {cut.id}",
+            expected=f"recording {path} with sha256 {recorded[:16]}",
+            got=f"sha256 {digest[:16]}: it has changed since prepare-data",
+            next_step="restore the recording or re-run prepare-data and everything after it",
+        )
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _sha256_of_state(path: Path, _size_bytes: int, _mtime_ns: int) -> str:
+    return file_sha256(path)
