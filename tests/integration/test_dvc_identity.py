@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
 from mvqkd.errors import ArtifactError
 
 
-@pytest.fixture
-def indexes(tmp_path: Path) -> Artifact:
-    partial = PartialArtifact(tmp_path / "codebook-indexes", "codebook-indexes", stage="encode-ci", config={})
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    partial = PartialArtifact(
+        tmp_path_factory.mktemp("made") / "codebook-indexes", "codebook-indexes", stage="encode-ci", config={}
+    )
     (partial.path / "shards").mkdir()
     (partial.path / "shards" / "00000.npy").write_bytes(bytes(range(256)) * 40)
     (partial.path / "shards-index.json").write_text('{"é": 1}\n', encoding="utf-8")
@@ -24,15 +27,22 @@ def indexes(tmp_path: Path) -> Artifact:
     return partial.commit(facts={"num_codebooks": 8})
 
 
+@pytest.fixture(scope="module")
+def pushed_once(indexes: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pushed")
+    push(indexes.path, str(folder / "remote"), folder / "pointers" / "codebook-indexes.dvc")
+    return folder
+
+
 @pytest.fixture
-def pushed(indexes: Artifact, tmp_path: Path) -> tuple[Path, Path]:
-    """A remote that holds the artifact, and the pointer to it."""
-    remote, pointer = tmp_path / "remote", tmp_path / "pointers" / "codebook-indexes.dvc"
-    push(indexes.path, str(remote), pointer)
-    return remote, pointer
+def pushed(pushed_once: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A remote that holds the artifact, and the pointer to it; a copy of the test's own."""
+    shutil.copytree(pushed_once, tmp_path / "pushed")
+    return tmp_path / "pushed" / "remote", tmp_path / "pushed" / "pointers" / "codebook-indexes.dvc"
 
 
 def test_identity_is_dvcs_own(indexes: Artifact, tmp_path: Path) -> None:
+    shutil.copytree(indexes.path, tmp_path / "codebook-indexes")
     for arguments in (["init", "--no-scm", "--quiet"], ["add", "--quiet", "codebook-indexes"]):
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True, capture_output=True)
     recorded = yaml.safe_load((tmp_path / "codebook-indexes.dvc").read_text())["outs"][0]
@@ -72,9 +82,11 @@ def test_absent_content_is_refused(pushed: tuple[Path, Path], tmp_path: Path) ->
 
 
 def test_damaged_artifact_is_not_pushed(indexes: Artifact, tmp_path: Path) -> None:
-    (indexes.path / "shards" / "00000.npy").write_bytes(bytes(256 * 40))
+    damaged = tmp_path / "codebook-indexes"
+    shutil.copytree(indexes.path, damaged)
+    (damaged / "shards" / "00000.npy").write_bytes(bytes(256 * 40))
     with pytest.raises(ArtifactError, match="sha256"):
-        push(indexes.path, str(tmp_path / "remote"), tmp_path / "pointer.dvc")
+        push(damaged, str(tmp_path / "remote"), tmp_path / "pointer.dvc")
     assert not (tmp_path / "remote").exists()
     assert not (tmp_path / "pointer.dvc").exists()
 

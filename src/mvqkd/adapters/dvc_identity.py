@@ -22,6 +22,14 @@ from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.errors import ArtifactError
 
 _REMOTE = "carrier"
+# Hard links spare a second copy of what may be many gigabytes; the cache goes away with the workspace.
+_WORKSPACE_CONFIG = """[core]
+    no_scm = true
+    analytics = false
+    check_update = false
+[cache]
+    type = "reflink,hardlink,copy"
+"""
 
 
 def directory_md5(directory: Path) -> str:
@@ -106,9 +114,8 @@ def pull(pointer: Path, remote_url: str, out: Path) -> Artifact:
 
 def _set_up(workspace: Path, remote_url: str) -> None:
     url = remote_url if "://" in remote_url else str(Path(remote_url).resolve())
-    _dvc(workspace, url, "init", "--no-scm", "--quiet")
-    # Hard links spare a second copy of what may be many gigabytes; the cache goes away with the workspace.
-    _dvc(workspace, url, "config", "cache.type", "reflink,hardlink,copy")
+    (workspace / ".dvc").mkdir()
+    (workspace / ".dvc" / "config").write_text(_WORKSPACE_CONFIG)
     _dvc(workspace, url, "remote", "add", _REMOTE, url)
     _dvc(workspace, url, "remote", "modify", _REMOTE, "verify", "true")
 
