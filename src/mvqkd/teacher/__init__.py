@@ -1,0 +1,1 @@
+"""Teachers: what turns audio into the embeddings that a student learns to predict."""

@@ -1,0 +1,165 @@
+"""A directory in the transformers layout as a teacher: Whisper, HuBERT, WavLM or wav2vec 2.0.
+
+Local files only, weights from safetensors only (a pickle can run code when it is loaded), and no code of the
+directory is ever run. Whisper goes through this project's own encoder, which has the mask that the one of
+transformers lacks; the others through transformers itself (extra ``teacher``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mvqkd.artifacts import content_hash, file_sha256
+from mvqkd.errors import MissingDependencyError, TeacherError
+from mvqkd.frames import SAMPLE_RATE_HZ
+from mvqkd.teacher.base import TRANSFORMERS_PREFIX, Teacher, check_audio, check_layer
+from mvqkd.teacher.whisper import WhisperTeacher
+from mvqkd.teacher.whisper_safetensors import encoder_of_safetensors
+
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+_WAVEFORM_MODELS = ("hubert", "wav2vec2", "wavlm")
+
+
+def load_transformers_teacher(directory: Path, layer: int, device: str) -> Teacher:
+    """Build the teacher that a transformers directory holds.
+
+    Raises:
+        TeacherError: a file is missing, the weights are pickled, the model is of another kind, or there is no
+            such layer.
+        MissingDependencyError: transformers is not installed (HuBERT, WavLM, wav2vec 2.0).
+    """
+    config = _read_json(directory, CONFIG_FILE)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        raise TeacherError(
+            f"teacher {directory}",
+            expected="weights in *.safetensors",
+            got=f"only pickled weights ({pickled[0]}), which can run code when loaded" if pickled else "none",
+            next_step="save the model with safe_serialization=True, or fetch its safetensors file",
+        )
+    name = f"{TRANSFORMERS_PREFIX}{directory.resolve().name}"
+    digest = _digest(directory, weights)
+    kind = config.get("model_type")
+    if kind == "whisper":
+        encoder = encoder_of_safetensors(name, config, weights, layer)
+        return WhisperTeacher(name, digest, encoder, layer, device)
+    if kind in _WAVEFORM_MODELS:
+        _read_json(directory, PREPROCESSOR_FILE)
+        return WaveformTeacher(name, digest, directory, layer, int(config["num_hidden_layers"]), device)
+    raise TeacherError(
+        f"teacher {directory}",
+        expected=f"model_type whisper, {', '.join(_WAVEFORM_MODELS)}",
+        got=f"model_type {kind}",
+        next_step="use a directory of one of these models",
+    )
+
+
+class WaveformTeacher:
+    """HuBERT, WavLM or wav2vec 2.0 of transformers, cut off behind ``layer``; see ``mvqkd.teacher.base.Teacher``.
+
+    Recordings are computed one by one: the group norm of the base models' front end takes statistics over time,
+    padding included. A layer's output is ``hidden_states[layer]`` as transformers counts (0 is the front end).
+    """
+
+    def __init__(self, name: str, digest: str, directory: Path, layer: int, num_layers: int, device: str) -> None:
+        check_layer(name, layer, num_layers)
+        transformers = _import_transformers(name)
+        try:
+            self._extractor: Any = transformers.AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
+            # trust_remote_code is off: a directory must not bring code of its own.
+            model: Any = transformers.AutoModel.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise TeacherError(
+                f"teacher {directory}",
+                expected="a directory that transformers loads",
+                got=str(error).strip().splitlines()[0],
+                next_step="save the model and its feature extractor there with save_pretrained",
+            ) from error
+        # One layer more than asked for: transformers puts its final norm behind the last one it has.
+        model.encoder.layers = model.encoder.layers[: layer + 1]
+        self.id = f"{name}-{digest[:12]}"
+        self.layer = layer
+        self.num_layers = num_layers
+        self.dim = int(model.config.hidden_size)
+        self.rate_hz = Fraction(SAMPLE_RATE_HZ, int(np.prod(model.config.conv_stride)))
+        self._name = name
+        self._device = torch.device(device)
+        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._min_samples = _receptive_field(model.config.conv_kernel, model.config.conv_stride)
+
+    @torch.inference_mode()
+    def embed(self, audio: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+        """See ``Teacher.embed``."""
+        check_audio(self._name, audio)
+        outputs = [self._embed_one(samples) for samples in audio]
+        lengths = torch.tensor([len(rows) for rows in outputs], dtype=torch.int64)
+        embeddings = torch.zeros(len(audio), max(lengths.tolist(), default=0), self.dim)
+        for row, output in zip(embeddings, outputs, strict=True):
+            row[: len(output)] = output
+        return embeddings, lengths
+
+    def transcribe(self, audio: Sequence[NDArray[np.float32]]) -> list[str] | None:
+        """No decoder: None."""
+        return None
+
+    def _embed_one(self, samples: NDArray[np.float32]) -> Tensor:
+        features = self._extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")["input_values"]
+        features = functional.pad(features, (0, max(0, self._min_samples - features.shape[1])))
+        states = self._model(features.to(self._device), output_hidden_states=True).hidden_states
+        embedding: Tensor = states[self.layer][0].float().cpu()
+        return embedding
+
+
+def _import_transformers(name: str) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"teacher {name}",
+            expected="the package transformers",
+            got=str(error),
+            next_step="pip install 'mvqkd[teacher]'",
+        ) from error
+    return transformers
+
+
+def _read_json(directory: Path, file_name: str) -> dict[str, Any]:
+    try:
+        value = json.loads((directory / file_name).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"a JSON {type(value).__name__}")
+    except (OSError, ValueError) as error:
+        raise TeacherError(
+            f"teacher {directory}",
+            expected=f"a directory with {file_name}, as save_pretrained writes it",
+            got=getattr(error, "strerror", None) or str(error),
+            next_step="pass hf:DIRECTORY with the path of a saved model",
+        ) from error
+    return value
+
+
+def _digest(directory: Path, weights: Sequence[Path]) -> str:
+    # The two JSON files are part of what decides an embedding (sizes, normalisation).
+    files = [*weights, directory / CONFIG_FILE, directory / PREPROCESSOR_FILE]
+    return content_hash({path.name: file_sha256(path) for path in files if path.is_file()})
+
+
+def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    samples = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
