@@ -75,6 +75,23 @@ class Artifact:
     def short_id(self) -> str:
         return self.id[:12]
 
+    @property
+    def scalar_figures(self) -> dict[str, float]:
+        """The figures that are plain numbers: what a metrics page or an orchestrator can plot."""
+        numbers = {name: value for name, value in self.figures.items() if not isinstance(value, bool)}
+        return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an orchestrator records beside the directory, to find it again by id."""
+        return {
+            "artifact_id": self.id,
+            "kind": self.kind,
+            "parents": dict(self.parents),
+            "facts": dict(self.facts),
+            "figures": self.scalar_figures,
+        }
+
     def require_parent(self, parent: Artifact) -> None:
         """Refuse a parent that this artifact was not made from.
 

@@ -1,0 +1,1 @@
+"""Kubeflow pipelines: wiring of components and nothing else."""
