@@ -1,0 +1,1 @@
+"""Codebook indexes (CI) of a corpus: compute, store, read, show to lhotse."""
