@@ -157,13 +157,21 @@ class PartialArtifact:
     """
 
     def __init__(
-        self, out: Path, kind: str, *, stage: str, config: Mapping[str, Any], parents: list[Artifact] | None = None
+        self,
+        out: Path,
+        kind: str,
+        *,
+        stage: str,
+        config: Mapping[str, Any],
+        parents: list[Artifact] | Mapping[str, str] | None = None,
     ) -> None:
         self.out = Path(out)
         self.kind = kind
         self.stage = stage
         self.config = dict(config)
-        self.parents = {parent.kind: parent.id for parent in parents or []}
+        # A mapping of kind to id serves where the parents themselves are not at hand (joining parts of one artifact).
+        by_kind = parents if isinstance(parents, Mapping) else {parent.kind: parent.id for parent in parents or []}
+        self.parents: dict[str, str] = dict(by_kind)
         self.config_hash = content_hash({"stage": stage, "config": self.config})
         key = content_hash([kind, SCHEMA_VERSIONS[kind], self.config_hash, self.parents])[:12]
         self.path = self.out.with_name(f".{self.out.name}.partial-{key}")
