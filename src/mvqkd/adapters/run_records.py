@@ -1,0 +1,141 @@
+"""What MLflow records of an artifact: params, metrics, dataset inputs and tags, made from artifact.json.
+
+Nothing here talks to a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mvqkd.artifacts import Artifact
+
+TAG_ID = "mvqkd.artifact_id"
+TAG_KIND = "mvqkd.kind"
+TAG_GIT_SHA = "mvqkd.git_sha"
+
+HISTORY_FILE = "history.jsonl"
+_MAX_TAG_CHARACTERS = 4000
+_DIGEST_CHARACTERS = 32  # MLflow keeps 36 at most
+
+
+def start_ms(artifact: Artifact) -> int:
+    """When the stage began, in milliseconds since the epoch (its end less its wall time)."""
+    return end_ms(artifact) - round(1000 * artifact.wall_s)
+
+
+def end_ms(artifact: Artifact) -> int:
+    """When the artifact was committed, in milliseconds since the epoch."""
+    return round(1000 * datetime.fromisoformat(artifact.created_utc).timestamp())
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings under dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def figures(artifact: Artifact) -> Iterator[Any]:
+    """Numbers of the artifact's figures as metrics; a list of numbers becomes one curve over its index."""
+    from mlflow.entities import Metric
+
+    end = end_ms(artifact)
+    yield Metric("wall_s", artifact.wall_s, end, 0)
+    for name, value in flatten(artifact.figures):
+        for step, number in enumerate(value if isinstance(value, list) else [value]):
+            if _is_number(number):
+                yield Metric(_metric_name(name), float(number), end, step)
+
+
+def history(artifact: Artifact) -> Iterator[Any]:
+    """Rows of history.jsonl as metrics over steps. Rows carry no time: they are spread evenly over the stage's."""
+    from mlflow.entities import Metric
+
+    file = artifact.path / HISTORY_FILE
+    if not file.is_file():
+        return
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    begin, span = start_ms(artifact), end_ms(artifact) - start_ms(artifact)
+    for position, row in enumerate(rows, start=1):
+        time_ms = begin + span * position // len(rows)
+        step = int(row.get("step", position))
+        for name, value in row.items():
+            if name != "step" and _is_number(value):
+                yield Metric(_metric_name(name), float(value), time_ms, step)
+
+
+def dataset_inputs(artifact: Artifact) -> list[Any]:
+    """Dataset inputs of an artifact's run: the splits of a cut-manifest, for any other kind its parents.
+
+    A split's digest is the one by which WER reports compare, where the manifest states it, else the manifest's id.
+    """
+    if artifact.kind == "cut-manifest":
+        return [_split_input(artifact, split, cuts) for split, cuts in (artifact.facts.get("splits") or {}).items()]
+    return [_parent_input(kind, parent_id) for kind, parent_id in artifact.parents.items()]
+
+
+def _split_input(manifest: Artifact, split: str, num_cuts: Any) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=f"{manifest.facts.get('source', 'cuts')} {split}",
+        digest=str(_of(manifest.facts.get("test_set_sha256"), split) or manifest.id)[:_DIGEST_CHARACTERS],
+        source_type="local",
+        source=json.dumps({"uri": _reference(manifest), "artifact_id": manifest.id, "split": split}),
+        profile=json.dumps({"num_cuts": num_cuts, "hours": _of(manifest.facts.get("hours"), split)}),
+    )
+    context = {"train": "training", "dev": "validation", "test": "evaluation"}.get(split, split)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def _parent_input(kind: str, parent_id: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"artifact_id": parent_id})
+    dataset = Dataset(name=kind, digest=parent_id[:_DIGEST_CHARACTERS], source_type="artifact", source=source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "parent")])
+
+
+def identity_tags(artifact: Artifact) -> dict[str, str]:
+    tags = {TAG_ID: artifact.id, TAG_KIND: artifact.kind, "mvqkd.uri": _reference(artifact)}
+    tags |= {f"mvqkd.parent.{kind}": parent for kind, parent in artifact.parents.items()}
+    for name, value in artifact.facts.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        if len(text) <= _MAX_TAG_CHARACTERS:
+            tags[f"fact.{name}"] = text
+    tags |= {f"figure.{name}": value for name, value in artifact.figures.items() if isinstance(value, str)}
+    return tags
+
+
+def source_tags(artifact: Artifact) -> dict[str, str]:
+    tags = {"mlflow.source.name": "mvqkd", "mlflow.source.type": "LOCAL"}
+    if artifact.git_sha:
+        tags |= {"mlflow.source.git.commit": artifact.git_sha, TAG_GIT_SHA: artifact.git_sha}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _reference(artifact: Artifact) -> str:
+    return artifact.path.as_posix() if not artifact.path.is_absolute() else Path(artifact.path).as_uri()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)
+
+
+def _metric_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
+
+
+def _of(values: Any, name: str) -> Any:
+    return values.get(name) if isinstance(values, Mapping) else None

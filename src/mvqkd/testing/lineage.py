@@ -1,0 +1,177 @@
+"""A whole lineage of small hand-made artifacts, for tests of what only reads artifacts: gate, registry, reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvqkd.artifacts import Artifact, PartialArtifact, write_json
+from mvqkd.config import (
+    EncodeCiConfig,
+    EvaluateConfig,
+    ExportOnnxConfig,
+    ExtractTeacherConfig,
+    FitQuantizerConfig,
+    PrepareDataConfig,
+    Section,
+    TrainStudentConfig,
+)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Artifacts from cut-manifest to onnx-bundle, made from one another; the last three of a student without
+    distillation (``objective`` none) have no teacher above them."""
+
+    root: Path
+    data: Artifact
+    teacher_embeddings: Artifact
+    quantizer: Artifact
+    codebook_indexes: Artifact
+    student: Artifact
+    wer_report: Artifact
+    bundle: Artifact
+
+
+def make_lineage(
+    root: Path,
+    *,
+    wer: float | None = 0.30,
+    torch_wer: float = 0.30,
+    num_utterances: int = 112,
+    test_set: str = "a" * 64,
+    text_normalizer: str = "upper-ascii-1",
+    parity_ok: bool = True,
+    relative_error: float = 0.31,
+    objective: str = "mvq",
+    variant: str = "one",
+    history_rows: int = 6,
+) -> Lineage:
+    """Write the artifacts of one student below ``root``, in the default directories.
+
+    Args:
+        wer: of the ONNX bundle; None leaves its row out of the report.
+        variant: enters the student's bytes, so that two variants have different ids.
+        history_rows: rows of the student's training history.
+    """
+    splits, hours = {"train": 400, "test": num_utterances}, {"train": 0.3, "test": 0.1}
+    data = _write(
+        root / "data",
+        "cut-manifest",
+        PrepareDataConfig(),
+        {"tokens.txt": "<blk> 0\n▁ 1\nA 2\n"},
+        facts={
+            "splits": splits,
+            "hours": hours,
+            "source": "asterisk",
+            "vocab_size": 3,
+            "text_normalizer": text_normalizer,
+            "test_set_sha256": {"train": "f" * 64, "test": test_set},
+        },
+        figures={"rejected": 2},
+    )
+    teacher = {"teacher_id": "whisper-tiny.en-0123456789ab", "layer": 3, "rate_hz": "50/1"}
+    embeddings = _write(
+        root / "teacher-embeddings",
+        "teacher-embeddings",
+        ExtractTeacherConfig(),
+        {"embeddings-00000.safetensors": "not really"},
+        [data],
+        facts={**teacher, "dim": 384, "num_frames": 40_000},
+    )
+    quantizer = _write(
+        root / "quantizer",
+        "quantizer",
+        FitQuantizerConfig(),
+        {"quantizer.safetensors": f"not really {relative_error}"},
+        [embeddings],
+        facts={**teacher, "dim": 384, "num_codebooks": 8, "codebook_size": 256, "bytes_per_frame": 8},
+        figures={"relative_error": relative_error, "compression_ratio": 192.0, "entropy": [5.1, 5.2, 5.3, 5.4]},
+    )
+    indexes = _write(
+        root / "codebook-indexes",
+        "codebook-indexes",
+        EncodeCiConfig(),
+        {"shard-00000.npy": "not really"},
+        [data, embeddings, quantizer],
+        facts={**teacher, "quantizer_id": quantizer.id, "num_codebooks": 8, "codebook_size": 256},
+        figures={"num_frames": 216_000},
+    )
+    distilled = objective == "mvq"
+    student = _write(
+        root / "student",
+        "student-checkpoint",
+        TrainStudentConfig.model_validate({"objective": objective}),
+        {"student.safetensors": f"not really {variant}", "history.jsonl": _history(history_rows)},
+        [data, quantizer, indexes] if distilled else [data],
+        facts={"objective": objective},
+        figures={"num_parameters": 1_234_567, "loss": 1.5, "audio_s_per_s": 60.0},
+    )
+    rows = [_row("greedy", "torch", torch_wer), _row("modified_beam_search", "torch", torch_wer - 0.01)]
+    if distilled:
+        rows.append(_row("greedy", "teacher", 0.033))
+    head = {
+        "test_set_sha256": test_set,
+        "text_normalizer": text_normalizer,
+        "split": "test",
+        "num_utterances": num_utterances,
+        "num_words": 640,
+        "utterances": [],
+    }
+    wer_report = _write(
+        root / "wer",
+        "wer-report",
+        EvaluateConfig(),
+        {"wer.json": json.dumps({**head, "rows": rows})},
+        [data, student],
+    )
+    bundle_rows = [] if wer is None else [_row("greedy", "onnxruntime", wer)]
+    bundle = _write(
+        root / "bundle",
+        "onnx-bundle",
+        ExportOnnxConfig(),
+        {
+            "encoder.onnx": f"not really {variant}",
+            "tokens.txt": "<blk> 0\n",
+            "wer.json": json.dumps({**head, "rows": bundle_rows}),
+            "parity.json": json.dumps({"ok": parity_ok, "max_difference": 1e-5}),
+        },
+        [data, student],
+    )
+    return Lineage(root, data, embeddings, quantizer, indexes, student, wer_report, bundle)
+
+
+def _row(decoder: str, runtime: str, wer: float) -> dict[str, Any]:
+    interval = [max(0.0, wer - 0.03), wer + 0.03]
+    return {"decoder": decoder, "runtime": runtime, "wer": wer, "cer": wer / 2, "interval_95": interval, "rtf": 0.02}
+
+
+def _history(rows: int) -> str:
+    lines = [
+        {"step": 20 * i, "epoch": i // 3, "loss": 9.0 / i, "ctc_loss": 4.0 / i, "learning_rate": 0.002}
+        for i in range(1, rows + 1)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _write(
+    out: Path,
+    kind: str,
+    config: Section,
+    files: dict[str, str],
+    parents: list[Artifact] | None = None,
+    *,
+    facts: dict[str, Any] | None = None,
+    figures: dict[str, Any] | None = None,
+) -> Artifact:
+    partial = PartialArtifact(
+        out, kind, stage=config.section, config=config.model_dump(mode="json"), parents=parents or []
+    )
+    for name, text in files.items():
+        if name.endswith(".json"):
+            write_json(partial.path / name, json.loads(text))
+        else:
+            (partial.path / name).write_text(text, encoding="utf-8")
+    return partial.commit(facts=facts, figures=figures)
