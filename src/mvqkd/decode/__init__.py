@@ -1,0 +1,1 @@
+"""Decoding: one search for torch and onnxruntime, word error rates with intervals, the evaluate stage."""

@@ -1,0 +1,220 @@
+"""The stage evaluate: decode a split with the torch student, beside its teacher, and count errors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mvqkd.artifacts import Artifact, PartialArtifact, atomic_open, load_artifact
+from mvqkd.config import Decoder, EvaluateConfig
+from mvqkd.data.audio import load_audio
+from mvqkd.data.cuts import load_cuts
+from mvqkd.data.features import log_mel
+from mvqkd.data.text import normalize_text
+from mvqkd.data.tokens import Tokens
+from mvqkd.decode.batching import by_length, pad_features
+from mvqkd.decode.report import GREEDY, TEACHER, Row, Runtime, WerReport, build_report, row_figures
+from mvqkd.decode.scoring import align_words
+from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search, modified_beam_search
+from mvqkd.decode.torch_runtime import TorchTransducer
+from mvqkd.progress import track
+from mvqkd.student.checkpoint import load_student
+from mvqkd.teacher.base import Teacher, resolve_device
+
+UTTERANCES_FILE = "utterances.jsonl"
+# Padded seconds a batch: bounds memory, and leaves a progress bar something to show.
+BATCH_DURATION_S = 120.0
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A split that is scored: its cuts, their ids and normalised references, and what identifies it."""
+
+    cuts: Sequence[Any]
+    ids: Sequence[str]
+    refs: Sequence[str]
+    split: str
+    sha256: str
+    text_normalizer: str
+
+    # Not a test case, whatever its name begins with.
+    __test__ = False
+
+    @property
+    def duration_s(self) -> float:
+        return float(sum(cut.duration for cut in self.cuts))
+
+
+def load_test_set(data: Artifact, split: str) -> TestSet:
+    """Load a split for scoring.
+
+    Raises:
+        EmptyCutSetError: no such split, or nothing in it.
+    """
+    cuts = list(load_cuts(data, split))
+    version = str(data.facts["text_normalizer"])
+    return TestSet(
+        cuts=cuts,
+        ids=[str(cut.id) for cut in cuts],
+        refs=[normalize_text(" ".join(s.text or "" for s in cut.supervisions), version) for cut in cuts],
+        split=split,
+        sha256=str(data.facts["test_set_sha256"][split]),
+        text_normalizer=version,
+    )
+
+
+def evaluate(
+    config: EvaluateConfig, *, data: Path, student: Path, out: Path, teacher_embeddings: Path | None = None
+) -> Artifact:
+    """Decode a split with every configured decoder and write a wer-report.
+
+    Args:
+        teacher_embeddings: names the teacher whose own WER is reported beside the student's, where it can transcribe.
+    Returns:
+        wer-report: wer.json (``WerReport``), utterances.jsonl with the alignment of every utterance.
+        ``figures["wer"]`` is greedy decoding's, or the first decoder's when greedy is not among them.
+    Raises:
+        ArtifactError: an input is missing, corrupt, or the student was not made from this data.
+        EmptyCutSetError: the data has no such split.
+    """
+    manifest = load_artifact(data, "cut-manifest")
+    device = resolve_device(config.device)
+    module, student_artifact = load_student(student, device)
+    student_artifact.require_parent(manifest)
+    parents = [manifest, student_artifact]
+    teacher = None
+    if config.teacher_wer and teacher_embeddings is not None:
+        embeddings = load_artifact(teacher_embeddings, "teacher-embeddings")
+        embeddings.require_parent(manifest)
+        parents.append(embeddings)
+        teacher = _teacher_of(embeddings, device)
+    partial = PartialArtifact(
+        out, "wer-report", stage="evaluate", config=config.model_dump(mode="json"), parents=parents
+    )
+
+    test_set = load_test_set(manifest, config.split)
+    tokens = Tokens.load(student)
+    decoded, seconds = _decode(config, TorchTransducer(module, device), test_set)
+    hyps: dict[tuple[str, Runtime], list[str]] = {
+        (decoder, "torch"): [normalize_text(tokens.decode(found.tokens), test_set.text_normalizer) for found in results]
+        for decoder, results in decoded.items()
+    }
+    teacher_texts = _transcribe(teacher, test_set, seconds) if teacher is not None else None
+    if teacher_texts is not None:
+        hyps[TEACHER, "teacher"] = teacher_texts
+    report = build_report(
+        test_set_sha256=test_set.sha256,
+        text_normalizer=test_set.text_normalizer,
+        split=test_set.split,
+        ids=test_set.ids,
+        refs=test_set.refs,
+        hyps=hyps,
+        bootstrap_samples=config.bootstrap_samples,
+        seed=config.seed,
+    )
+    report.save(partial.path)
+    write_alignments(report, partial.path)
+    return partial.commit(
+        facts={
+            "split": report.split,
+            "test_set_sha256": report.test_set_sha256,
+            "text_normalizer": report.text_normalizer,
+            "teacher_id": teacher.id if teacher_texts is not None and teacher is not None else None,
+        },
+        figures=_figures(report, test_set, seconds),
+    )
+
+
+def _teacher_of(embeddings: Artifact, device: str) -> Teacher:
+    from mvqkd.teacher.extract import teacher_of
+
+    teacher: Teacher = teacher_of(embeddings, device)
+    return teacher
+
+
+def _decode(
+    config: EvaluateConfig, runtime: TorchTransducer, test_set: TestSet
+) -> tuple[dict[Decoder, list[Hypothesis]], Counter[str]]:
+    """Hypotheses of every decoder in the order of the cuts, and the seconds each took, features and encoder included."""
+    decoders = list(dict.fromkeys(config.decoders))
+    found: dict[Decoder, dict[int, Hypothesis]] = {decoder: {} for decoder in decoders}
+    seconds: Counter[str] = Counter()
+    batches = by_length([cut.duration for cut in test_set.cuts], max_padded=BATCH_DURATION_S)
+    for batch in track(batches, "evaluate", total=len(batches), unit="batch"):
+        audio = [load_audio(test_set.cuts[position]) for position in batch]
+        started = time.perf_counter()
+        hidden, frames = runtime.hidden(*pad_features([log_mel(samples) for samples in audio]))
+        shared_s = time.perf_counter() - started
+        for decoder in decoders:
+            started = time.perf_counter()
+            results = _search(decoder, runtime, hidden, frames, config.beam_size)
+            seconds[decoder] += shared_s + time.perf_counter() - started
+            found[decoder].update(zip(batch, results, strict=True))
+    order = range(len(test_set.cuts))
+    return {decoder: [results[position] for position in order] for decoder, results in found.items()}, seconds
+
+
+def _search(
+    decoder: Decoder, runtime: TorchTransducer, hidden: torch.Tensor, frames: NDArray[np.int64], beam_size: int
+) -> list[Hypothesis]:
+    if decoder == "ctc_greedy":
+        return ctc_greedy_search(runtime.ctc_log_probs(hidden), frames)
+    if decoder == "greedy":
+        return greedy_search(runtime, runtime.project(hidden), frames)
+    return modified_beam_search(runtime, runtime.project(hidden), frames, beam_size=beam_size)
+
+
+def _transcribe(teacher: Teacher, test_set: TestSet, seconds: Counter[str]) -> list[str] | None:
+    """The teacher's texts, normalised; None when it has no decoder."""
+    texts: list[str] = [""] * len(test_set.cuts)
+    batches = by_length([cut.duration for cut in test_set.cuts], max_padded=BATCH_DURATION_S)
+    for batch in track(batches, f"evaluate {teacher.id}", total=len(batches), unit="batch"):
+        audio = [load_audio(test_set.cuts[position]) for position in batch]
+        started = time.perf_counter()
+        results = teacher.transcribe(audio)
+        if results is None:
+            return None
+        seconds[TEACHER] += time.perf_counter() - started
+        for position, text in zip(batch, results, strict=True):
+            texts[position] = normalize_text(text, test_set.text_normalizer)
+    return texts
+
+
+def write_alignments(report: WerReport, directory: Path) -> None:
+    """Write utterances.jsonl: id, ref and, per row, the alignment as pairs of words.
+
+    A pair [null, word] is an insertion, [word, null] a deletion, two different words a substitution.
+    """
+    with atomic_open(directory / UTTERANCES_FILE) as stream:
+        for utterance in report.utterances:
+            alignments = {name: align_words(utterance.ref, text) for name, text in utterance.hyp.items()}
+            line = {"id": utterance.id, "ref": utterance.ref, "alignments": alignments}
+            stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _figures(report: WerReport, test_set: TestSet, seconds: Counter[str]) -> dict[str, Any]:
+    headline = report.row(GREEDY, "torch") or report.rows[0]
+    rows = {row.decoder: _row_figures(row, test_set, seconds) for row in report.rows}
+    return {
+        **rows[headline.decoder],
+        "num_utterances": report.num_utterances,
+        "num_words": report.num_words,
+        "duration_s": round(test_set.duration_s, 3),
+        "num_threads": torch.get_num_threads(),
+        **({"teacher_wer": rows[TEACHER]["wer"]} if TEACHER in rows else {}),
+        "rows": rows,
+    }
+
+
+def _row_figures(row: Row, test_set: TestSet, seconds: Counter[str]) -> dict[str, Any]:
+    decode_s = seconds[row.decoder]
+    return {**row_figures(row), "decode_s": round(decode_s, 3), "rtf": decode_s / test_set.duration_s}

@@ -1,0 +1,188 @@
+"""Greedy and beam search over a transducer, greedy search over CTC: one implementation for every runtime.
+
+At most one symbol is emitted a frame. ``<blk>`` and ``<unk>`` emit nothing, as in sherpa-onnx, so that what is scored
+here is what is deployed.
+
+Shapes: N batch, S student frames, C context symbols, J joiner channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvqkd.data.tokens import BLANK_ID, UNKNOWN_ID
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+BEFORE_START = -1
+
+
+class Transducer(Protocol):
+    """Predictor and joiner of a transducer, as a search calls them; torch and onnxruntime implement it."""
+
+    @property
+    def context_size(self) -> int:
+        """C: symbols that the predictor sees."""
+        ...
+
+    def predict(self, contexts: Ids) -> Floats:
+        """int64 (N, C), -1 before the start -> float32 (N, J)."""
+        ...
+
+    def join(self, encoded: Floats, predicted: Floats) -> Floats:
+        """Two float32 (N, J) -> logits float32 (N, V)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A decoded utterance.
+
+    ``tokens`` and ``frames`` have equal length: the student frame (25 Hz, 0-based) at which each token was emitted.
+    ``log_prob`` is natural: of the one path that greedy search took, or summed over the merged paths of the beam.
+    """
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    log_prob: float = 0.0
+
+
+def greedy_search(model: Transducer, encoded: Floats, num_frames: Ids) -> list[Hypothesis]:
+    """Take the best symbol of every frame.
+
+    Args:
+        encoded: float32 (N, S, J), projected encoder output. Frames at or past num_frames[n] are ignored.
+        num_frames: int64 (N,).
+    Returns:
+        One hypothesis an utterance, in order.
+    """
+    predict = _CachedPredictor(model)
+    contexts = [_start(model.context_size)] * len(encoded)
+    predicted = predict(contexts)
+    tokens: list[list[int]] = [[] for _ in contexts]
+    frames: list[list[int]] = [[] for _ in contexts]
+    log_probs = np.zeros(len(encoded))
+    for frame in range(int(num_frames.max(initial=0))):
+        active = np.flatnonzero(num_frames > frame)
+        scores = log_softmax(model.join(encoded[active, frame], predicted[active]))
+        best = scores.argmax(axis=1)
+        log_probs[active] += scores[np.arange(len(active)), best]
+        emitting = (best != BLANK_ID) & (best != UNKNOWN_ID)
+        rows = active[emitting].tolist()
+        for row, token in zip(rows, best[emitting].tolist(), strict=True):
+            tokens[row].append(token)
+            frames[row].append(frame)
+            contexts[row] = (*contexts[row][1:], token)
+        if rows:
+            predicted[rows] = predict([contexts[row] for row in rows])
+    return [
+        Hypothesis(tuple(t), tuple(f), float(p)) for t, f, p in zip(tokens, frames, log_probs.tolist(), strict=True)
+    ]
+
+
+def modified_beam_search(
+    model: Transducer, encoded: Floats, num_frames: Ids, *, beam_size: int = 4
+) -> list[Hypothesis]:
+    """Keep the ``beam_size`` best hypotheses a frame; those with equal symbols are merged by adding probabilities.
+
+    The winner is the hypothesis with the best log-probability a symbol, start context included, which is the rule
+    of icefall and sherpa-onnx.
+
+    Args and returns: as ``greedy_search``.
+    """
+    predict = _CachedPredictor(model)
+    start = _start(model.context_size)
+    beams: list[dict[tuple[int, ...], Hypothesis]] = [{(): Hypothesis()} for _ in range(len(encoded))]
+    for frame in range(int(num_frames.max(initial=0))):
+        active = np.flatnonzero(num_frames > frame).tolist()
+        hypotheses = [list(beams[row].values()) for row in active]
+        contexts = [(*start, *h.tokens[-len(start) :])[-len(start) :] for beam in hypotheses for h in beam]
+        rows = np.repeat(active, [len(beam) for beam in hypotheses])
+        scores = log_softmax(model.join(encoded[rows, frame], predict(contexts)))
+        scores += np.array([h.log_prob for beam in hypotheses for h in beam])[:, None]
+        first = 0
+        for row, beam in zip(active, hypotheses, strict=True):
+            beams[row] = _extend(beam, scores[first : first + len(beam)], frame, beam_size)
+            first += len(beam)
+    return [max(beam.values(), key=lambda h: h.log_prob / (len(h.tokens) + len(start))) for beam in beams]
+
+
+def _extend(
+    beam: list[Hypothesis], scores: NDArray[np.float64], frame: int, beam_size: int
+) -> dict[tuple[int, ...], Hypothesis]:
+    """The best continuations of a beam, merged. ``scores`` (H, V): log-probabilities of hypothesis and symbol."""
+    flat = scores.reshape(-1)
+    keep = min(beam_size, flat.size)
+    best = np.argpartition(-flat, keep - 1)[:keep]
+    extended: dict[tuple[int, ...], Hypothesis] = {}
+    # By score, then by position: which of two equal scores comes first must not depend on argpartition.
+    for position in best[np.lexsort((best, -flat[best]))].tolist():
+        source, token = divmod(position, scores.shape[1])
+        hypothesis, log_prob = beam[source], float(flat[position])
+        if token in (BLANK_ID, UNKNOWN_ID):
+            tokens, frames = hypothesis.tokens, hypothesis.frames
+        else:
+            tokens, frames = (*hypothesis.tokens, token), (*hypothesis.frames, frame)
+        known = extended.get(tokens)
+        if known is not None:
+            # The more probable path came first, so its emission times stay.
+            frames, log_prob = known.frames, _log_add(known.log_prob, log_prob)
+        extended[tokens] = Hypothesis(tokens, frames, log_prob)
+    return extended
+
+
+def ctc_greedy_search(log_probs: Floats, num_frames: Ids) -> list[Hypothesis]:
+    """Take the best symbol of every frame, merge repetitions, drop blanks.
+
+    Args:
+        log_probs: float32 (N, S, V). Frames at or past num_frames[n] are ignored.
+    """
+    best = log_probs.argmax(axis=2)
+    path = log_probs.max(axis=2)
+    results = []
+    for symbols, scores, length in zip(best, path, num_frames.tolist(), strict=True):
+        symbols = symbols[:length]
+        is_new = np.diff(symbols, prepend=BLANK_ID) != 0
+        at = np.flatnonzero(is_new & (symbols != BLANK_ID) & (symbols != UNKNOWN_ID))
+        results.append(
+            Hypothesis(tuple(symbols[at].tolist()), tuple(at.tolist()), float(scores[:length].sum(dtype=np.float64)))
+        )
+    return results
+
+
+def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Log-probabilities over the last axis, in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def _log_add(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high + math.log1p(math.exp(low - high))
+
+
+def _start(context_size: int) -> tuple[int, ...]:
+    return (BEFORE_START,) * (context_size - 1) + (BLANK_ID,)
+
+
+class _CachedPredictor:
+    """The predictor's output depends on the last C symbols only: compute each context once a search."""
+
+    def __init__(self, model: Transducer) -> None:
+        self._model = model
+        self._known: dict[tuple[int, ...], Floats] = {}
+
+    def __call__(self, contexts: Sequence[tuple[int, ...]]) -> Floats:
+        new = [context for context in dict.fromkeys(contexts) if context not in self._known]
+        if new:
+            self._known.update(zip(new, self._model.predict(np.array(new, dtype=np.int64)), strict=True))
+        return np.stack([self._known[context] for context in contexts])
