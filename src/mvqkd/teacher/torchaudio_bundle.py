@@ -147,8 +147,8 @@ def find_checkpoint(name: str, file_name: str, checkpoint_dir: Path | str | None
             f"teacher {name}",
             expected=f"its checkpoint {file_name} in {folder}",
             got="no such file",
-            next_step=f"fetch it with torchaudio.pipelines.{name}.get_model() where there is a network and copy it there, "
-            "or pass --checkpoint-dir",
+            next_step=f"fetch it with torchaudio.pipelines.{name}.get_model() where there is a network and copy it "
+            "there, or pass --checkpoint-dir",
         )
     return checkpoint
 
