@@ -62,10 +62,17 @@ def build_tables(centers: Tensor, *, precise: bool = True) -> SearchTables:
     num_codebooks, codebook_size, dim = centers.shape
     flat = centers.detach().reshape(num_codebooks * codebook_size, dim)
     flat = flat.double() if precise else flat.float()
-    gram = flat @ flat.T
-    squared_norm = gram.diagonal().float()
-    pairwise = gram.mul_(2).float()
-    pairwise.view(num_codebooks, codebook_size, num_codebooks, codebook_size).diagonal(dim1=0, dim2=2).zero_()
+    pairwise = torch.zeros(
+        num_codebooks, codebook_size, num_codebooks, codebook_size, dtype=torch.float32, device=flat.device
+    )
+    # Only products of different codebooks are needed, and each once.
+    for n in range(num_codebooks - 1):
+        rest = (flat[n * codebook_size : (n + 1) * codebook_size] @ flat[(n + 1) * codebook_size :].T).mul_(2).float()
+        rest = rest.view(codebook_size, num_codebooks - n - 1, codebook_size)
+        pairwise[n, :, n + 1 :] = rest
+        pairwise[n + 1 :, :, n] = rest.permute(1, 2, 0)
+    pairwise = pairwise.flatten(2).flatten(0, 1)
+    squared_norm = flat.square().sum(1).float()
     return SearchTables(flat, squared_norm, pairwise, num_codebooks, codebook_size)
 
 
