@@ -304,12 +304,12 @@ def load_section(
         origin = str(params_file)
         document = _read_yaml(params_file)
         _check_names(origin, document, SECTIONS)
-        values = dict(document.get(model.section) or {})
+        values = _as_mapping(f"{origin}, key {model.section}", document.get(model.section))
     for dotted, value in (overrides or {}).items():
         target = values
         *outer, last = dotted.split(".")
         for name in outer:
-            target[name] = dict(target.get(name) or {})
+            target[name] = _as_mapping(f"{origin}, key {model.section}.{name}", target.get(name))
             target = target[name]
         target[last] = value
     return parse_section(model, values, origin)
@@ -373,6 +373,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             next_step=f"start from the sections {', '.join(SECTIONS)}",
         )
     return document
+
+
+def _as_mapping(subject: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(subject, expected="a mapping of parameters", got=repr(value), next_step="write name: value")
+    return dict(value)
 
 
 def _check_names(origin: str, document: Mapping[str, Any], known: Mapping[str, Any]) -> None:
