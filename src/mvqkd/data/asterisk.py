@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 # <beep>, [sound of monkeys screaming], (10 seconds of silence): not speech, or remarks about it.
 _REMARK = re.compile(r"<[^>]*>|\[[^\]]*\]|\([^)]*\)")
 _SPOKEN_SYMBOLS = {"*": " star ", "#": " pound "}
-# Slips of the published transcript; the recordings say the right word.
+# Slips of the published transcript, where the recordings say the right word, and words that it spells in two ways.
 _MISSPELT = {
     "umute": "unmute",
     "represenatives": "representatives",
@@ -48,6 +48,9 @@ _MISSPELT = {
     "thru": "through",
     "re-record": "rerecord",
     "de-activated": "deactivated",
+    "mail box": "mailbox",
+    "can not": "cannot",
+    "h.323": "H three two three",
 }
 _MISSPELT_WORD = re.compile(rf"\b({'|'.join(map(re.escape, _MISSPELT))})\b", re.IGNORECASE)
 

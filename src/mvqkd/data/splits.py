@@ -24,7 +24,8 @@ def assign_splits(
 
     A row that names its split keeps it. The others are grouped by speaker or by normalised text, and a group goes
     whole: with a row of it that names a split, else to where its hash falls in [0, 1): test below ``test_share``, then
-    dev, then train. If that leaves train or test empty, the nearest group moves over: small sets split, too.
+    dev, then train. Chance is coarse on a small set: if test gets fewer than half its share of groups, those next by
+    hash join it until the share is reached; one group always stays in train.
 
     Returns:
         Recording id -> split.
@@ -41,7 +42,7 @@ def assign_splits(
         for key, members in groups.items()
     }
     free = [key for key, members in groups.items() if _named_split(members) is None]
-    _fill_empty(split_of_group, free, seed)
+    _fill_up(split_of_group, free, test_share, seed)
     splits = {r.row.id: UNTRANSCRIBED for r in recordings}
     for key, members in groups.items():
         splits |= {member.row.id: member.row.split or split_of_group[key] for member in members}
@@ -84,12 +85,14 @@ def _hashed_split(fraction: float, test_share: float, dev_share: float) -> str:
     return DEV if fraction < test_share + dev_share else TRAIN
 
 
-def _fill_empty(split_of_group: dict[str, str], free: list[str], seed: int) -> None:
+def _fill_up(split_of_group: dict[str, str], free: list[str], test_share: float, seed: int) -> None:
     by_hash = sorted(free, key=lambda key: (_fraction(seed, key), key))
+    wanted = max(1, round(test_share * len(split_of_group)))
     if len(split_of_group) < 2 or not by_hash:
         return
-    if not any(map(is_test, split_of_group.values())):
-        split_of_group[by_hash[0]] = TEST
+    if 2 * sum(map(is_test, split_of_group.values())) < wanted:
+        for key in by_hash[:wanted]:
+            split_of_group[key] = TEST
     if TRAIN not in split_of_group.values():
         split_of_group[by_hash[-1]] = TRAIN
 
