@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvqkd.config import SECTIONS, Section
-
 if TYPE_CHECKING:
     from mvqkd.artifacts import Artifact
+    from mvqkd.config import Section
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ class Stage:
 
     @property
     def config_model(self) -> type[Section]:
+        # Imported here because building the sections takes longer than all else that `mvqkd --help` does.
+        from mvqkd.config import SECTIONS
+
         return SECTIONS[self.name]
 
     def load_function(self) -> Callable[..., Artifact]:
