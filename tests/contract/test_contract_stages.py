@@ -1,0 +1,127 @@
+"""Four names, one body: library function, subcommand, dvc stage and component of a stage agree."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+
+from mvqkd.artifacts import SCHEMA_VERSIONS
+from mvqkd.cli.stages import STAGES, Stage
+from mvqkd.config import SECTIONS
+
+ROOT = Path(__file__).parents[2]
+DVC_STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+# What a component has beside its stage's config, inputs and output.
+EXTRA_COMPONENT_ARGUMENTS = {"promote_config", "metrics"}
+# What gate reads beside its own section: whose champion is to be beaten.
+EXTRA_PARAMS = {"gate": ["promote.model_name"]}
+# Imported everywhere, without influence on what a stage writes.
+WITHOUT_INFLUENCE = {"mvqkd", "mvqkd.errors", "mvqkd.progress"}
+
+every_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+
+
+def component_function(stage: Stage) -> Any:
+    name = stage.name.replace("-", "_")
+    return getattr(importlib.import_module(f"components.{name}.component"), name)
+
+
+def test_nine_stages_everywhere() -> None:
+    assert len(STAGES) == 9
+    assert list(STAGES) == list(SECTIONS) == list(DVC_STAGES)
+    folders = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
+    assert folders == sorted(name.replace("-", "_") for name in STAGES)
+    assert [stage.output_kind for stage in STAGES.values()] == list(SCHEMA_VERSIONS)
+
+
+def test_inputs_are_outputs_of_earlier_stages() -> None:
+    made: dict[str, str] = {}
+    for stage in STAGES.values():
+        for item in stage.inputs:
+            assert made.get(item.directory) == item.kind, f"{stage.name} reads {item.directory} before it is made"
+        made[stage.output_directory] = stage.output_kind
+
+
+@every_stage
+def test_library_function_takes_what_the_table_says(stage: Stage) -> None:
+    signature = inspect.signature(stage.load_function())
+    parameters = dict(signature.parameters)
+    assert next(iter(parameters)) == "config"
+    parameters.pop("config")
+    expected = {item.name for item in stage.inputs} | {"out", *stage.extra}
+    if stage.name == "gate":
+        expected.add("champion")
+    assert set(parameters) == expected
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
+    for item in stage.inputs:
+        assert (parameters[item.name].default is inspect.Parameter.empty) == item.required
+
+
+@every_stage
+def test_component_takes_what_the_table_says(stage: Stage) -> None:
+    component = component_function(stage).component_spec
+    inputs = {name: spec for name, spec in component.inputs.items() if name not in EXTRA_COMPONENT_ARGUMENTS}
+    assert inputs.pop("config").type == "String"
+    assert {name: spec.optional for name, spec in inputs.items()} == {
+        item.name: not item.required for item in stage.inputs
+    }
+    outputs = {name: spec for name, spec in component.outputs.items() if name not in EXTRA_COMPONENT_ARGUMENTS}
+    if stage.name == "gate":
+        assert outputs.pop("verdict").type == "String"
+    # The output has the name under which the next stages take it.
+    taken = {item.name for other in STAGES.values() for item in other.inputs if item.kind == stage.output_kind}
+    assert set(outputs) == (taken or {"promotion"})
+
+
+@every_stage
+def test_component_only_calls_the_library(stage: Stage) -> None:
+    source = inspect.getsource(component_function(stage).python_func)
+    module, _, name = stage.function.partition(":")
+    assert f"from {module} import {name}\n" in source
+    assert f"section_from_json({stage.config_model.__name__}, config)" in source
+    assert f'"""{stage.help[0].upper()}{stage.help[1:]}.' in source
+    for item in stage.inputs:
+        assert f"{item.name}=Path({item.name}.path)" in source
+
+
+@every_stage
+def test_dvc_stage_is_the_subcommand_with_its_section_and_artifacts(stage: Stage) -> None:
+    entry = DVC_STAGES[stage.name]
+    assert entry["cmd"] == f"mvqkd {stage.name}"
+    assert entry["params"] == [stage.name, *EXTRA_PARAMS.get(stage.name, [])]
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in entry["outs"]]
+    assert outs == [f"artifacts/{stage.output_directory}"]
+    artifacts = [path for path in entry["deps"] if path.startswith("artifacts/")]
+    assert artifacts == [f"artifacts/{item.directory}" for item in stage.inputs]
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("mvqkd", cache_dir=None)
+
+
+@every_stage
+def test_dvc_stage_lists_the_code_that_it_runs(stage: Stage, imports: grimp.ImportGraph) -> None:
+    listed = [path for path in DVC_STAGES[stage.name]["deps"] if path.startswith("src/")]
+    for path in listed:
+        assert (ROOT / path).exists()
+    module = stage.function.partition(":")[0]
+    run = ({module} | imports.find_upstream_modules(module)) - WITHOUT_INFLUENCE
+    covered = {path.removeprefix("src/").removesuffix(".py").replace("/", ".") for path in listed}
+    assert {name for name in run if not any(f"{name}.".startswith(f"{prefix}.") for prefix in covered)} == set()
+    assert {prefix for prefix in covered if not any(f"{name}.".startswith(f"{prefix}.") for name in run)} == set()
+
+
+def test_decisions_stay_out_of_dvcs_run_cache() -> None:
+    persisted = {
+        name
+        for name, entry in DVC_STAGES.items()
+        if any(isinstance(out, dict) and out[next(iter(out))].get("persist") for out in entry["outs"])
+    }
+    assert persisted == {"gate", "promote"}
