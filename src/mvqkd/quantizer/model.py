@@ -39,7 +39,8 @@ class Quantizer(nn.Module):
         num_codebooks: N, a power of two.
         codebook_size: K, a power of two up to 256.
         mean: float (D,), subtracted from the channels; default 0.
-        std: float (D,), positive, divides the channels; default 1.
+        std: float (D,), divides the channels; default 1. A channel of std 0 is constant: it is left out of the codes
+            and decoded as its mean.
         generator: draws the initial weights and the identity; default: torch's global one.
     """
 
@@ -68,6 +69,8 @@ class Quantizer(nn.Module):
         entries = num_codebooks * codebook_size
         bound = 1 / math.sqrt(dim)
         weight = torch.empty(entries, dim).uniform_(-bound, bound, generator=generator)
+        if std is not None:
+            weight[:, std.cpu() == 0] = 0.0
         bias = torch.empty(entries).uniform_(-bound, bound, generator=generator)
         self.logits_weight = nn.Parameter(weight)
         self.logits_bias = nn.Parameter(bias)
@@ -99,7 +102,7 @@ class Quantizer(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """Embeddings (..., D) in the codec's own space: zero mean, unit variance a channel."""
-        return (x.float() - self.mean) / self.std
+        return torch.where(self.std > 0, (x.float() - self.mean) / self.std, 0.0)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Inverse of ``normalize``."""
