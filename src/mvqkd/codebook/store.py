@@ -83,7 +83,10 @@ class CodebookIndexStore:
     def __init__(self, artifact: Artifact) -> None:
         if artifact.kind != KIND:
             raise ArtifactMismatchError(
-                f"artifact {artifact.path}", expected=f"kind {KIND}", got=f"kind {artifact.kind}", next_step="pass CI"
+                f"artifact {artifact.path}",
+                expected=f"kind {KIND}",
+                got=f"kind {artifact.kind}",
+                next_step="pass the artifact of encode-ci",
             )
         if "world_size" in artifact.facts:
             raise ArtifactMismatchError(
@@ -134,16 +137,15 @@ class CodebookIndexStore:
         """Codebook indexes of a cut.
 
         Returns:
-            uint8 (T, N), T teacher frames, N codebooks, values in [0, codebook_size); read-only.
+            uint8 (T, N), T teacher frames, N codebooks, values in [0, codebook_size); the caller's own copy.
         Raises:
             ArtifactMismatchError: the store has no such cut.
             ArtifactCorruptError: the shard is damaged; its file is named.
         """
         position, offset, num_frames = self._place(cut_id)
         packed = self._shard(position)[offset : offset + num_frames]
-        indexes = unpack(packed, self.num_codebooks, self.codebook_size)
-        indexes.flags.writeable = False
-        return indexes
+        # A copy: some kB, and torch accepts it without a warning that it is read-only.
+        return unpack(np.array(packed), self.num_codebooks, self.codebook_size)
 
     def verify(self) -> None:
         """Check the digest and shape of every shard.
