@@ -25,10 +25,13 @@ from mvqkd.frames import SAMPLE_RATE_HZ
 from mvqkd.teacher.base import TRANSFORMERS_PREFIX, Teacher, check_audio, check_layer
 from mvqkd.teacher.whisper import WhisperTeacher
 from mvqkd.teacher.whisper_safetensors import encoder_of_safetensors
+from mvqkd.torchaudio_compat import import_torchaudio
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _WAVEFORM_MODELS = ("hubert", "wav2vec2", "wavlm")
+# Only used in pre-training; published fine-tuned models lack it.
+_UNUSED_WEIGHTS = {"masked_spec_embed"}
 
 
 def load_transformers_teacher(directory: Path, layer: int, device: str) -> Teacher:
@@ -57,7 +60,7 @@ def load_transformers_teacher(directory: Path, layer: int, device: str) -> Teach
         return WhisperTeacher(name, digest, encoder, layer, device)
     if kind in _WAVEFORM_MODELS:
         _read_json(directory, PREPROCESSOR_FILE)
-        return WaveformTeacher(name, digest, directory, layer, int(config["num_hidden_layers"]), device)
+        return WaveformTeacher(name, digest, directory, layer, device)
     raise TeacherError(
         f"teacher {directory}",
         expected=f"model_type whisper, {', '.join(_WAVEFORM_MODELS)}",
@@ -73,22 +76,10 @@ class WaveformTeacher:
     padding included. A layer's output is ``hidden_states[layer]`` as transformers counts (0 is the front end).
     """
 
-    def __init__(self, name: str, digest: str, directory: Path, layer: int, num_layers: int, device: str) -> None:
+    def __init__(self, name: str, digest: str, directory: Path, layer: int, device: str) -> None:
+        self._extractor, model = _load_with_transformers(_import_transformers(name), directory)
+        num_layers = len(model.encoder.layers)
         check_layer(name, layer, num_layers)
-        transformers = _import_transformers(name)
-        try:
-            self._extractor: Any = transformers.AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
-            # trust_remote_code is off: a directory must not bring code of its own.
-            model: Any = transformers.AutoModel.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise TeacherError(
-                f"teacher {directory}",
-                expected="a directory that transformers loads",
-                got=str(error).strip().splitlines()[0],
-                next_step="save the model and its feature extractor there with save_pretrained",
-            ) from error
         # One layer more than asked for: transformers puts its final norm behind the last one it has.
         model.encoder.layers = model.encoder.layers[: layer + 1]
         self.id = f"{name}-{digest[:12]}"
@@ -124,7 +115,42 @@ class WaveformTeacher:
         return embedding
 
 
+def _load_with_transformers(transformers: Any, directory: Path) -> tuple[Any, Any]:
+    next_step = "save the model and its feature extractor there with save_pretrained"
+    try:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
+        # trust_remote_code is off: a directory must not bring code of its own.
+        model, report = transformers.AutoModel.from_pretrained(
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        # Any of a dozen types, according to which file is broken in which way.
+        raise TeacherError(
+            f"teacher {directory}",
+            expected="a directory that transformers loads",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
+            next_step=next_step,
+        ) from error
+    # transformers fills what it does not find with random numbers and goes on.
+    random = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - _UNUSED_WEIGHTS)
+    if random:
+        raise TeacherError(
+            f"teacher {directory}",
+            expected="every weight of the model that its config.json describes",
+            got=f"{len(random)} missing or of another shape ({random[0]}, ...)",
+            next_step=next_step,
+        )
+    return extractor, model
+
+
 def _import_transformers(name: str) -> Any:
+    # transformers imports torchaudio where it is installed, and fails with it where its extension does not load.
+    import_torchaudio()
     try:
         import transformers
     except ImportError as error:

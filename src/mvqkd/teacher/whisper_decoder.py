@@ -28,8 +28,7 @@ _QUEUED_RECORDINGS = 32
 class WhisperTranscriber:
     """Greedy transcription of 16 kHz recordings, on the CPU.
 
-    Tokens that hold a digit are never chosen: reference transcripts spell numbers out as they are spoken, and
-    so does Whisper when it may not write "30".
+    The text is Whisper's own: punctuated, numbers often in digits. Normalise it before scoring.
     """
 
     def __init__(self, directory: Path, *, num_mels: int, max_frames: int) -> None:
@@ -49,11 +48,6 @@ class WhisperTranscriber:
         )
         self._vocabulary = (directory / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
         self._num_text_tokens = self._vocabulary.index(_END_OF_TEXT)
-        self._suppressed = [-1] + [
-            token
-            for token, text in enumerate(self._vocabulary[: self._num_text_tokens])
-            if any(character.isdigit() for character in text)
-        ]
         self._byte_of = _byte_of_character()
         self._log_mel = LogMel(num_mels)
         self._max_frames = max_frames
@@ -79,7 +73,6 @@ class WhisperTranscriber:
             asynchronous=True,
             beam_size=1,
             max_length=_MAX_TOKENS,
-            suppress_tokens=self._suppressed,
         )
         return result
 

@@ -1,0 +1,151 @@
+"""Whisper as a teacher, against CTranslate2's own encoder and on a real recording."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from mvqkd.data.text import normalize_text
+from mvqkd.frames import expected_teacher_frames
+from mvqkd.teacher.base import TeacherSpec, load_teacher
+from mvqkd.teacher.ct2_reader import MODEL_FILES_SHA256, find_embedded_model, read_ct2_model
+from mvqkd.teacher.whisper import CONTEXT_FRAMES, WhisperTeacher, encoder_of_ct2, windows
+from mvqkd.teacher.whisper_encoder import SAMPLES_PER_FRAME, LogMel
+
+Samples = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def speech() -> Samples:
+    samples, rate_hz = soundfile.read(Path(__file__).parent / "data" / "27-124992-0026.flac", dtype="float32")
+    assert rate_hz == 16_000
+    return samples
+
+
+@pytest.fixture(scope="module")
+def teacher() -> WhisperTeacher:
+    loaded = load_teacher(TeacherSpec("whisper-tiny.en", 4, device="cpu"))
+    assert isinstance(loaded, WhisperTeacher)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def batching_teacher() -> WhisperTeacher:
+    """The same weights, with padded batches as on an accelerator."""
+    encoder = encoder_of_ct2("t", read_ct2_model(find_embedded_model() / "model.bin"), 3)
+    return WhisperTeacher("t", MODEL_FILES_SHA256["model.bin"], encoder, 3, "cpu", batch_frames=100_000)
+
+
+def ct2_encode(mel: torch.Tensor) -> torch.Tensor:
+    import ctranslate2
+
+    model = ctranslate2.models.Whisper(str(find_embedded_model()), compute_type="float32", intra_threads=1)
+    encoded = model.encode(ctranslate2.StorageView.from_array(mel[None].contiguous().numpy()))
+    return torch.from_numpy(np.array(encoded))[0]
+
+
+def test_the_card(teacher: WhisperTeacher) -> None:
+    assert (teacher.layer, teacher.num_layers, teacher.dim, teacher.rate_hz) == (4, 4, 384, Fraction(50))
+    assert teacher.id == "whisper-tiny.en-1a5afae06a4d"
+
+
+def test_the_last_layer_is_what_ctranslate2_computes(teacher: WhisperTeacher, speech: Samples) -> None:
+    # A whole window: CTranslate2 knows no shorter input, and here nothing is padded on either side.
+    window = np.tile(speech, 15)[: 30 * 16_000]
+    ours, lengths = teacher.embed([window])
+    reference = ct2_encode(LogMel(80)(torch.from_numpy(window), 3000))
+    assert lengths.tolist() == [1500]
+    torch.testing.assert_close(ours[0], reference, atol=5e-4, rtol=0)
+
+
+def test_features_are_whispers_own(speech: Samples) -> None:
+    # Whisper's feature extractor, as another library has it, on the padded 30 s window.
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.WhisperFeatureExtractor()(speech, sampling_rate=16_000, return_tensors="pt")
+    ours = LogMel(80)(torch.from_numpy(speech), 200)
+    torch.testing.assert_close(ours, reference["input_features"][0, :, :200], atol=1e-4, rtol=0)
+
+
+def test_layers_differ_and_a_lower_one_feeds_the_next(speech: Samples) -> None:
+    outputs = []
+    for layer in (1, 2, 3, 4):
+        one = load_teacher(TeacherSpec("whisper-tiny.en", layer, device="cpu"))
+        outputs.append(one.embed([speech])[0])
+        assert (one.layer, one.num_layers) == (layer, 4)
+    for lower, upper in itertools.pairwise(outputs):
+        similarity = torch.nn.functional.cosine_similarity(lower, upper, dim=-1).mean()
+        assert lower.shape == upper.shape
+        assert not torch.allclose(lower, upper, atol=0.1)
+        assert similarity > 0.1 or upper is outputs[-1]
+
+
+def test_one_by_one_is_equal_to_the_bit(teacher: WhisperTeacher, speech: Samples) -> None:
+    batch = [speech, speech[5000:12_345], speech[:777] * 3]
+    together, lengths = teacher.embed(batch)
+    for row, length, samples in zip(together, lengths, batch, strict=True):
+        alone, _ = teacher.embed([samples])
+        assert torch.equal(alone[0], row[:length])
+        assert not row[length:].any()
+
+
+def test_a_padded_batch_gives_the_same(batching_teacher: WhisperTeacher, speech: Samples) -> None:
+    # The loud mate would change the others' scale were the mel maximum taken over the batch.
+    batch = [speech[9000:], 20 * speech, speech[:3210], speech[:32_700], 0.01 * speech[2000:20_000]]
+    together, lengths = batching_teacher.embed(batch)
+    for row, length, samples in zip(together, lengths, batch, strict=True):
+        alone, alone_length = batching_teacher.embed([samples])
+        assert alone_length.item() == length
+        torch.testing.assert_close(alone[0], row[:length], atol=1e-4, rtol=0)
+        assert not row[length:].any()
+
+
+@pytest.mark.parametrize("num_samples", [1, 159, 160, 479, 480, 481, 16_000, 30_719])
+def test_frames_fit_the_duration(teacher: WhisperTeacher, speech: Samples, num_samples: int) -> None:
+    embeddings, lengths = teacher.embed([speech[:num_samples]])
+    assert lengths.item() == max(1, expected_teacher_frames(num_samples, Fraction(50)))
+    assert embeddings.shape == (1, lengths.item(), 384)
+    assert embeddings.isfinite().all()
+
+
+def test_recordings_beyond_the_window_have_every_frame(teacher: WhisperTeacher, speech: Samples) -> None:
+    long = np.tile(speech, 20)
+    embeddings, lengths = teacher.embed([long])
+    assert lengths.item() == expected_teacher_frames(long.size, Fraction(50)) > 1500
+    assert (embeddings[0].std(dim=-1) > 0.1).all()
+    # Two windows: what the second one gives is what its own audio gives, a second of context before it included.
+    (_, stop, _, cut), (start, _, first, _) = windows(int(lengths), 1500)
+    assert (cut, stop - cut, first - start) == (first, CONTEXT_FRAMES, CONTEXT_FRAMES)
+    second, _ = teacher.embed([long[start * SAMPLES_PER_FRAME :]])
+    assert torch.equal(second[0, first - start :], embeddings[0, first:])
+
+
+def test_no_recordings_give_no_rows(teacher: WhisperTeacher) -> None:
+    embeddings, lengths = teacher.embed([])
+    assert embeddings.shape == (0, 0, 384)
+    assert lengths.shape == (0,)
+
+
+def test_transcribes_speech_in_order(teacher: WhisperTeacher, speech: Samples) -> None:
+    texts = teacher.transcribe([speech, speech[: speech.size // 2]])
+    assert texts is not None
+    # Whisper may well write "30": the normaliser reads it out.
+    assert normalize_text(texts[0], "upper-ascii-1").endswith("THERE FOR THIRTY DAYS")
+    assert len(texts) == 2
+    assert texts[1] != texts[0]
+
+
+def test_transcribes_what_exceeds_the_window(teacher: WhisperTeacher, speech: Samples) -> None:
+    gap = np.zeros(14 * 16_000, np.float32)
+    (text,) = teacher.transcribe([np.concatenate([speech, gap, gap, speech])]) or []
+    assert normalize_text(text, "upper-ascii-1").count("THERE FOR THIRTY DAYS") == 2
+
+
+def test_weights_without_a_decoder_do_not_transcribe(batching_teacher: WhisperTeacher, speech: Samples) -> None:
+    assert batching_teacher.transcribe([speech]) is None
