@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,16 @@ from numpy.typing import NDArray
 from mvqkd.artifacts import Artifact, PartialArtifact, atomic_open, load_artifact
 from mvqkd.config import Decoder, EvaluateConfig
 from mvqkd.data.audio import load_audio
-from mvqkd.data.cuts import load_cuts
 from mvqkd.data.features import log_mel
 from mvqkd.data.text import normalize_text
 from mvqkd.data.tokens import Tokens
 from mvqkd.decode.batching import by_length, pad_features
 from mvqkd.decode.report import GREEDY, TEACHER, Row, Runtime, WerReport, build_report, row_figures
+from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
 from mvqkd.decode.scoring import align_words
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search, modified_beam_search
 from mvqkd.decode.torch_runtime import TorchTransducer
+from mvqkd.errors import ConfigError
 from mvqkd.progress import track
 from mvqkd.student.checkpoint import load_student
 from mvqkd.teacher.base import Teacher, resolve_device
@@ -34,42 +33,7 @@ UTTERANCES_FILE = "utterances.jsonl"
 # Padded seconds a batch: bounds memory, and leaves a progress bar something to show.
 BATCH_DURATION_S = 120.0
 
-
-@dataclass(frozen=True)
-class TestSet:
-    """A split that is scored: its cuts, their ids and normalised references, and what identifies it."""
-
-    cuts: Sequence[Any]
-    ids: Sequence[str]
-    refs: Sequence[str]
-    split: str
-    sha256: str
-    text_normalizer: str
-
-    # Not a test case, whatever its name begins with.
-    __test__ = False
-
-    @property
-    def duration_s(self) -> float:
-        return float(sum(cut.duration for cut in self.cuts))
-
-
-def load_test_set(data: Artifact, split: str) -> TestSet:
-    """Load a split for scoring.
-
-    Raises:
-        EmptyCutSetError: no such split, or nothing in it.
-    """
-    cuts = list(load_cuts(data, split))
-    version = str(data.facts["text_normalizer"])
-    return TestSet(
-        cuts=cuts,
-        ids=[str(cut.id) for cut in cuts],
-        refs=[normalize_text(" ".join(s.text or "" for s in cut.supervisions), version) for cut in cuts],
-        split=split,
-        sha256=str(data.facts["test_set_sha256"][split]),
-        text_normalizer=version,
-    )
+Seconds = dict[str, float]
 
 
 def evaluate(
@@ -85,7 +49,12 @@ def evaluate(
     Raises:
         ArtifactError: an input is missing, corrupt, or the student was not made from this data.
         EmptyCutSetError: the data has no such split.
+        ConfigError: no decoder is named, or the device is not there.
     """
+    if not config.decoders:
+        raise ConfigError(
+            "evaluate.decoders", expected="at least one decoder", got="an empty list", next_step="name greedy, for one"
+        )
     manifest = load_artifact(data, "cut-manifest")
     device = resolve_device(config.device)
     module, student_artifact = load_student(student, device)
@@ -101,22 +70,22 @@ def evaluate(
         out, "wer-report", stage="evaluate", config=config.model_dump(mode="json"), parents=parents
     )
 
-    test_set = load_test_set(manifest, config.split)
+    scored = load_scored_split(manifest, config.split)
     tokens = Tokens.load(student)
-    decoded, seconds = _decode(config, TorchTransducer(module, device), test_set)
+    decoded, seconds = _decode(config, TorchTransducer(module, device), scored)
     hyps: dict[tuple[str, Runtime], list[str]] = {
-        (decoder, "torch"): [normalize_text(tokens.decode(found.tokens), test_set.text_normalizer) for found in results]
+        (decoder, "torch"): [normalize_text(tokens.decode(found.tokens), scored.text_normalizer) for found in results]
         for decoder, results in decoded.items()
     }
-    teacher_texts = _transcribe(teacher, test_set, seconds) if teacher is not None else None
+    teacher_texts = _transcribe(teacher, scored, seconds) if teacher is not None else None
     if teacher_texts is not None:
         hyps[TEACHER, "teacher"] = teacher_texts
     report = build_report(
-        test_set_sha256=test_set.sha256,
-        text_normalizer=test_set.text_normalizer,
-        split=test_set.split,
-        ids=test_set.ids,
-        refs=test_set.refs,
+        test_set_sha256=scored.sha256,
+        text_normalizer=scored.text_normalizer,
+        split=scored.split,
+        ids=scored.ids,
+        refs=scored.refs,
         hyps=hyps,
         bootstrap_samples=config.bootstrap_samples,
         seed=config.seed,
@@ -130,7 +99,7 @@ def evaluate(
             "text_normalizer": report.text_normalizer,
             "teacher_id": teacher.id if teacher_texts is not None and teacher is not None else None,
         },
-        figures=_figures(report, test_set, seconds),
+        figures=_figures(report, scored, seconds),
     )
 
 
@@ -142,15 +111,15 @@ def _teacher_of(embeddings: Artifact, device: str) -> Teacher:
 
 
 def _decode(
-    config: EvaluateConfig, runtime: TorchTransducer, test_set: TestSet
-) -> tuple[dict[Decoder, list[Hypothesis]], Counter[str]]:
-    """Hypotheses of every decoder in the order of the cuts, and the seconds each took, features and encoder included."""
+    config: EvaluateConfig, runtime: TorchTransducer, scored: ScoredSplit
+) -> tuple[dict[Decoder, list[Hypothesis]], Seconds]:
+    """Hypotheses of every decoder, in the order of the cuts; seconds each took, features and encoder included."""
     decoders = list(dict.fromkeys(config.decoders))
     found: dict[Decoder, dict[int, Hypothesis]] = {decoder: {} for decoder in decoders}
-    seconds: Counter[str] = Counter()
-    batches = by_length([cut.duration for cut in test_set.cuts], max_padded=BATCH_DURATION_S)
+    seconds: Seconds = defaultdict(float)
+    batches = by_length([cut.duration for cut in scored.cuts], max_padded=BATCH_DURATION_S)
     for batch in track(batches, "evaluate", total=len(batches), unit="batch"):
-        audio = [load_audio(test_set.cuts[position]) for position in batch]
+        audio = [load_audio(scored.cuts[position]) for position in batch]
         started = time.perf_counter()
         hidden, frames = runtime.hidden(*pad_features([log_mel(samples) for samples in audio]))
         shared_s = time.perf_counter() - started
@@ -159,7 +128,7 @@ def _decode(
             results = _search(decoder, runtime, hidden, frames, config.beam_size)
             seconds[decoder] += shared_s + time.perf_counter() - started
             found[decoder].update(zip(batch, results, strict=True))
-    order = range(len(test_set.cuts))
+    order = range(len(scored.cuts))
     return {decoder: [results[position] for position in order] for decoder, results in found.items()}, seconds
 
 
@@ -173,19 +142,19 @@ def _search(
     return modified_beam_search(runtime, runtime.project(hidden), frames, beam_size=beam_size)
 
 
-def _transcribe(teacher: Teacher, test_set: TestSet, seconds: Counter[str]) -> list[str] | None:
+def _transcribe(teacher: Teacher, scored: ScoredSplit, seconds: Seconds) -> list[str] | None:
     """The teacher's texts, normalised; None when it has no decoder."""
-    texts: list[str] = [""] * len(test_set.cuts)
-    batches = by_length([cut.duration for cut in test_set.cuts], max_padded=BATCH_DURATION_S)
+    texts: list[str] = [""] * len(scored.cuts)
+    batches = by_length([cut.duration for cut in scored.cuts], max_padded=BATCH_DURATION_S)
     for batch in track(batches, f"evaluate {teacher.id}", total=len(batches), unit="batch"):
-        audio = [load_audio(test_set.cuts[position]) for position in batch]
+        audio = [load_audio(scored.cuts[position]) for position in batch]
         started = time.perf_counter()
         results = teacher.transcribe(audio)
         if results is None:
             return None
         seconds[TEACHER] += time.perf_counter() - started
         for position, text in zip(batch, results, strict=True):
-            texts[position] = normalize_text(text, test_set.text_normalizer)
+            texts[position] = normalize_text(text, scored.text_normalizer)
     return texts
 
 
@@ -201,20 +170,20 @@ def write_alignments(report: WerReport, directory: Path) -> None:
             stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def _figures(report: WerReport, test_set: TestSet, seconds: Counter[str]) -> dict[str, Any]:
+def _figures(report: WerReport, scored: ScoredSplit, seconds: Seconds) -> dict[str, Any]:
     headline = report.row(GREEDY, "torch") or report.rows[0]
-    rows = {row.decoder: _row_figures(row, test_set, seconds) for row in report.rows}
+    rows = {row.decoder: _row_figures(row, scored, seconds) for row in report.rows}
     return {
         **rows[headline.decoder],
         "num_utterances": report.num_utterances,
         "num_words": report.num_words,
-        "duration_s": round(test_set.duration_s, 3),
+        "duration_s": round(scored.duration_s, 3),
         "num_threads": torch.get_num_threads(),
         **({"teacher_wer": rows[TEACHER]["wer"]} if TEACHER in rows else {}),
         "rows": rows,
     }
 
 
-def _row_figures(row: Row, test_set: TestSet, seconds: Counter[str]) -> dict[str, Any]:
+def _row_figures(row: Row, scored: ScoredSplit, seconds: Seconds) -> dict[str, Any]:
     decode_s = seconds[row.decoder]
-    return {**row_figures(row), "decode_s": round(decode_s, 3), "rtf": decode_s / test_set.duration_s}
+    return {**row_figures(row), "decode_s": round(decode_s, 3), "rtf": decode_s / scored.duration_s}

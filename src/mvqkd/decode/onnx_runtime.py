@@ -89,9 +89,7 @@ class OnnxTransducer:
         texts = [""] * len(flat)
         for batch in by_length([len(window) / SAMPLE_RATE_HZ for window in flat], max_padded=batch_duration_s):
             features = [log_mel(flat[position]) for position in batch]
-            for position, found in zip(
-                batch, self.decode(features, decoder=decoder, beam_size=beam_size), strict=True
-            ):
+            for position, found in zip(batch, self.decode(features, decoder=decoder, beam_size=beam_size), strict=True):
                 texts[position] = self.tokens.decode(found.tokens)
         remaining = iter(texts)
         return [" ".join(filter(None, (next(remaining) for _ in parts))) for parts in windows]

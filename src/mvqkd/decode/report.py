@@ -142,8 +142,8 @@ def build_report(
     ids: Sequence[str],
     refs: Sequence[str],
     hyps: Mapping[tuple[str, Runtime], Sequence[str]],
-    bootstrap_samples: int,
-    seed: int,
+    bootstrap_samples: int = 10_000,
+    seed: int = 0,
 ) -> WerReport:
     """Score texts of one test set.
 

@@ -75,7 +75,7 @@ def total(counts: Sequence[ErrorCounts]) -> ErrorCounts:
 
 
 def align_words(ref: str, hyp: str) -> list[tuple[str | None, str | None]]:
-    """Pair the words of a reference and a hypothesis; None in the first place is an insertion, in the second a deletion."""
+    """Pair the words of two texts; None stands where an inserted word has no reference, a deleted one no hypothesis."""
     import kaldialign
 
     # Normalised words have no lower case, so the filler cannot be mistaken for a word of either text.
@@ -105,7 +105,7 @@ def bootstrap_interval(
         drawn = rng.multinomial(len(counts), share, size=size).astype(np.float64)
         # A resample may consist of utterances without words only; it says nothing of a rate.
         words = drawn @ lengths
-        rates.append(((drawn @ errors) / np.where(words > 0, words, np.nan)))
+        rates.append((drawn @ errors) / np.where(words > 0, words, np.nan))
     tail = 100 * (1 - confidence) / 2
     low, high = np.nanpercentile(np.concatenate(rates), [tail, 100 - tail])
     return float(low), float(high)

@@ -1,0 +1,1 @@
+"""ONNX bundles in sherpa-onnx's layout: export, quantise, prove parity, score what ships."""

@@ -1,0 +1,132 @@
+"""Proof that the exported graphs compute what the student computes: torch against onnxruntime, part by part.
+
+Shapes: N batch, T feature frames, S student frames, C context symbols, J joiner channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvqkd.data.features import log_mel
+from mvqkd.decode.batching import pad_features
+from mvqkd.decode.onnx_runtime import OnnxTransducer, Part
+from mvqkd.decode.torch_runtime import TorchTransducer
+from mvqkd.errors import ExportParityError
+from mvqkd.frames import SAMPLE_RATE_HZ, SUBSAMPLING_CONTEXT_FRAMES
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    """One comparison. ``difference`` is the largest absolute one over all real frames; inf where one side has NaN."""
+
+    part: Part
+    input: str
+    shape: tuple[int, ...]
+    difference: float
+
+
+def check_parity(
+    reference: TorchTransducer, exported: OnnxTransducer, features: Sequence[Floats], max_difference: float
+) -> list[ParityCase]:
+    """Compare every part on real audio, odd lengths, an unequal batch, silence, a 100 ms clip and random contexts.
+
+    Args:
+        features: float32 (T, 80) of real utterances, at least one.
+        max_difference: bound on the absolute difference.
+    Returns:
+        Every comparison, all within the bound.
+    Raises:
+        ExportParityError: naming part, input and difference of the worst comparison, or frame counts that differ.
+    """
+    cases = list(_compare_encoders(reference, exported, features))
+    cases += _compare_decoders(reference, exported)
+    cases += _compare_joiners(reference, exported, features)
+    worst = max(cases, key=lambda case: case.difference)
+    if not worst.difference <= max_difference:
+        raise ExportParityError(
+            f"{worst.part}, input {worst.input} {list(worst.shape)}",
+            expected=f"torch and onnxruntime to differ by at most {max_difference:g}",
+            got=f"{worst.difference:.3g}",
+            next_step="report the student's sizes and the versions of torch, onnxscript and onnxruntime",
+        )
+    return cases
+
+
+def encoder_inputs(features: Sequence[Floats]) -> dict[str, list[Floats]]:
+    """Named batches of features that the encoder must agree on."""
+    by_length = sorted(features, key=len)
+    shortest, middle, longest = by_length[0], by_length[len(by_length) // 2], by_length[-1]
+    inputs = {
+        "shortest utterance": [shortest],
+        "middle utterance": [middle],
+        "longest utterance": [longest],
+        "batch of unequal lengths": [middle, longest, shortest],
+        "one second of silence": [log_mel(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32))],
+        "clip of 100 ms": [longest[:10]],
+    }
+    # Around the fewest frames that give output, and every remainder of the subsampling.
+    for length in (SUBSAMPLING_CONTEXT_FRAMES, 11, 12, 13, 14, 101):
+        if length <= len(longest):
+            inputs[f"first {length} frames"] = [longest[:length]]
+    return inputs
+
+
+def _compare_encoders(
+    reference: TorchTransducer, exported: OnnxTransducer, features: Sequence[Floats]
+) -> Iterator[ParityCase]:
+    for name, batch in encoder_inputs(features).items():
+        padded, lengths = pad_features(batch)
+        expected, frames = reference.encode(padded, lengths)
+        got, got_frames = exported.encode(padded, lengths)
+        if not np.array_equal(frames, got_frames) or expected.shape != got.shape:
+            raise ExportParityError(
+                f"encoder, input {name} {list(padded.shape)}",
+                expected=f"{frames.tolist()} student frames in {list(expected.shape)}",
+                got=f"{got_frames.tolist()} in {list(got.shape)}",
+                next_step="report the student's sizes and the versions of torch, onnxscript and onnxruntime",
+            )
+        difference = max(
+            _difference(e[:count], g[:count]) for e, g, count in zip(expected, got, frames.tolist(), strict=True)
+        )
+        yield ParityCase("encoder", name, padded.shape, difference)
+
+
+def _compare_decoders(reference: TorchTransducer, exported: OnnxTransducer) -> Iterator[ParityCase]:
+    size = reference.context_size
+    start = np.array([[-1] * (size - 1) + [0]], dtype=np.int64)
+    rng = np.random.default_rng(_SEED)
+    contexts = rng.integers(-1, reference.student.vocab_size, size=(17, size))
+    for name, context in {"start context": start, "random contexts": contexts}.items():
+        yield ParityCase(
+            "decoder", name, context.shape, _difference(reference.predict(context), exported.predict(context))
+        )
+
+
+def _compare_joiners(
+    reference: TorchTransducer, exported: OnnxTransducer, features: Sequence[Floats]
+) -> Iterator[ParityCase]:
+    longest = max(features, key=len)
+    encoded, frames = reference.encode(*pad_features([longest]))
+    rows = encoded[0, : int(frames[0])]
+    rng = np.random.default_rng(_SEED)
+    contexts = rng.integers(0, reference.student.vocab_size, size=(len(rows), reference.context_size))
+    predicted = reference.predict(contexts)
+    for name, count in {"one frame": 1, "every frame of the longest utterance": len(rows)}.items():
+        expected = reference.join(rows[:count], predicted[:count])
+        got = exported.join(rows[:count], predicted[:count])
+        yield ParityCase("joiner", name, rows[:count].shape, _difference(expected, got))
+
+
+def _difference(expected: Floats, got: Floats) -> float:
+    if expected.shape != got.shape or not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        return float("inf")
+    return float(np.abs(expected - got).max(initial=0.0))

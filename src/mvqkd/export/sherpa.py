@@ -1,0 +1,128 @@
+"""Unmodified sherpa-onnx in a subprocess: the judge of whether a bundle deploys."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvqkd.data.tokens import SPACE, TOKENS_FILE
+from mvqkd.decode.onnx_runtime import graph_file
+from mvqkd.errors import ExportParityError, MissingDependencyError
+
+_WORKER = Path(__file__).with_name("sherpa_worker.py")
+
+
+@dataclass(frozen=True)
+class SherpaResult:
+    """Symbols as tokens.txt names them, and the text with single spaces."""
+
+    symbols: tuple[str, ...]
+    text: str
+
+
+class SherpaDecoder:
+    """A running sherpa-onnx; made by ``open_sherpa``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes], subject: str) -> None:
+        self._process = process
+        self._errors = errors
+        self._subject = subject
+        self.version = str(self._read("start")["version"])
+
+    def decode(self, samples: NDArray[np.float32]) -> SherpaResult:
+        """Decode one recording, float32 (num_samples,), 16 kHz.
+
+        Raises:
+            ExportParityError: the process has ended.
+        """
+        data = np.ascontiguousarray(samples, dtype="<f4").tobytes()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            # A process that has gone is reported below, with what it said.
+            self._process.stdin.write(struct.pack("<q", len(samples)) + data)
+            self._process.stdin.flush()
+        answer = self._read(f"a recording of {len(samples)} samples")
+        # sherpa-onnx gives a leading word boundary as a space.
+        symbols = tuple(
+            SPACE + symbol.removeprefix(" ") if symbol.startswith(" ") else symbol for symbol in answer["tokens"]
+        )
+        return SherpaResult(symbols, " ".join(answer["text"].split()))
+
+    def _read(self, doing: str) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._errors.seek(0)
+            said = [text.strip() for text in self._errors.read().decode(errors="replace").splitlines() if text.strip()]
+            raise ExportParityError(
+                f"sherpa-onnx, {self._subject}, {doing}",
+                expected="a result",
+                got=f"the process ended with {code}: {said[-1][:300] if said else 'no message'}",
+                next_step="check the metadata of the graphs and that tokens.txt fits vocab_size",
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def open_sherpa(
+    bundle_dir: Path,
+    *,
+    int8: bool = False,
+    decoding_method: Literal["greedy_search", "modified_beam_search"] = "greedy_search",
+    max_active_paths: int = 4,
+) -> Iterator[SherpaDecoder]:
+    """Start sherpa-onnx on a bundle, one thread; it ends with the block.
+
+    Raises:
+        MissingDependencyError: sherpa-onnx is not installed.
+        ExportParityError: it refuses the bundle.
+    """
+    if importlib.util.find_spec("sherpa_onnx") is None:
+        raise MissingDependencyError(
+            "export-onnx", expected="the package sherpa-onnx", got="none", next_step="pip install sherpa-onnx"
+        )
+    int8_encoder = graph_file("encoder", int8=True)
+    arguments = {
+        "encoder": str(bundle_dir / (int8_encoder if int8 else graph_file("encoder"))),
+        "decoder": str(bundle_dir / graph_file("decoder")),
+        "joiner": str(bundle_dir / graph_file("joiner")),
+        "tokens": str(bundle_dir / TOKENS_FILE),
+        "num_threads": 1,
+        "decoding_method": decoding_method,
+        "max_active_paths": max_active_paths,
+    }
+    # -P: the worker's folder must not shadow installed modules.
+    command = [sys.executable, "-P", str(_WORKER), json.dumps(arguments)]
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            yield SherpaDecoder(process, errors, f"bundle {bundle_dir}")
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
