@@ -63,12 +63,12 @@ def promote(
     verdict, shipped = by_kind["promotion-decision"], by_kind["onnx-bundle"]
     promoted = verdict.facts["decision"] == "promote"
 
-    client = connect()
-    if promoted:
-        refuse_overtaken(client, config.model_name, shipped, verdict)
     partial = PartialArtifact(
         out, "promotion", stage="promote", config=config.model_dump(mode="json"), parents=[verdict, shipped]
     )
+    client = connect()
+    if promoted:
+        refuse_overtaken(client, config.model_name, shipped, verdict)
     run = log_lineage(
         client,
         artifacts,

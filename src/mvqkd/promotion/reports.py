@@ -28,7 +28,6 @@ class ReportRow(BaseModel):
     wer: float | None = None
     cer: float | None = None
     interval_95: tuple[float, float] | None = None
-    rtf: float | None = None
 
 
 class Report(BaseModel):

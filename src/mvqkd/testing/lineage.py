@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mvqkd.config import (
     Section,
     TrainStudentConfig,
 )
+
+_WORDS = 1000
 
 
 @dataclass(frozen=True)
@@ -107,27 +110,26 @@ def make_lineage(
         {"student.safetensors": f"not really {variant}", "history.jsonl": _history(history_rows)},
         [data, quantizer, indexes] if distilled else [data],
         facts={"objective": objective},
-        figures={"num_parameters": 1_234_567, "loss": 1.5, "audio_s_per_s": 60.0},
+        figures={"num_parameters": 1_234_567, "final_loss": 1.5, "audio_s_per_s": 60.0},
     )
-    rows = [_row("greedy", "torch", torch_wer), _row("modified_beam_search", "torch", torch_wer - 0.01)]
+    torch_rows = {("greedy", "torch"): torch_wer, ("modified_beam_search", "torch"): torch_wer - 0.01}
     if distilled:
-        rows.append(_row("greedy", "teacher", 0.033))
-    head = {
+        torch_rows["teacher", "teacher"] = 0.033
+    onnx_rows = {} if wer is None else {("greedy", "onnxruntime"): wer}
+    report = {
         "test_set_sha256": test_set,
         "text_normalizer": text_normalizer,
         "split": "test",
         "num_utterances": num_utterances,
-        "num_words": 640,
-        "utterances": [],
     }
     wer_report = _write(
         root / "wer",
         "wer-report",
         EvaluateConfig(),
-        {"wer.json": json.dumps({**head, "rows": rows})},
-        [data, student],
+        {"wer.json": _report(report, torch_rows)},
+        [data, student, embeddings] if distilled else [data, student],
+        figures={"wer": torch_wer, "rtf": 0.05},
     )
-    bundle_rows = [] if wer is None else [_row("greedy", "onnxruntime", wer)]
     bundle = _write(
         root / "bundle",
         "onnx-bundle",
@@ -135,17 +137,42 @@ def make_lineage(
         {
             "encoder.onnx": f"not really {variant}",
             "tokens.txt": "<blk> 0\n",
-            "wer.json": json.dumps({**head, "rows": bundle_rows}),
+            "wer.json": _report(report, onnx_rows),
             "parity.json": json.dumps({"ok": parity_ok, "max_difference": 1e-5}),
         },
         [data, student],
+        figures={"rtf": 0.02},
     )
     return Lineage(root, data, embeddings, quantizer, indexes, student, wer_report, bundle)
 
 
-def _row(decoder: str, runtime: str, wer: float) -> dict[str, Any]:
-    interval = [max(0.0, wer - 0.03), wer + 0.03]
-    return {"decoder": decoder, "runtime": runtime, "wer": wer, "cer": wer / 2, "interval_95": interval, "rtf": 0.02}
+def _report(head: Mapping[str, Any], rows: Mapping[tuple[str, str], float]) -> str:
+    """A WER report of a thousand words with those WERs; every utterance reads the same."""
+    names = {key: key[1] if key[0] == key[1] else f"{key[1]}/{key[0]}" for key in rows}
+    records = []
+    for (decoder, runtime), wer in rows.items():
+        errors = round(_WORDS * wer)
+        records.append(
+            {
+                "name": names[decoder, runtime],
+                "decoder": decoder,
+                "runtime": runtime,
+                "wer": errors / _WORDS,
+                "cer": errors / _WORDS / 2,
+                "ins": 0,
+                "del": 0,
+                "sub": errors,
+                "words": _WORDS,
+                "interval_95": [max(0.0, wer - 0.03), wer + 0.03],
+                "rtf": None,
+                "decode_s": None,
+            }
+        )
+    utterances = [
+        {"id": f"utterance-{i:04}", "ref": "ONE TWO", "hyp": dict.fromkeys(names.values(), "ONE TOO")}
+        for i in range(head["num_utterances"])
+    ]
+    return json.dumps({**head, "num_words": _WORDS, "rows": records, "utterances": utterances})
 
 
 def _history(rows: int) -> str:

@@ -1,0 +1,367 @@
+"""gate and promote on a real MLflow store in sqlite."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mvqkd.adapters import registration
+from mvqkd.adapters.mlflow_store import connect, import_mlflow
+from mvqkd.adapters.promote import promote
+from mvqkd.adapters.registry import champion_bundle, resolve_bundle
+from mvqkd.adapters.run_records import TAG_ID
+from mvqkd.artifacts import Artifact, load_artifact
+from mvqkd.config import GateConfig, PromoteConfig
+from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, RegistryError
+from mvqkd.promotion.stage import gate
+from mvqkd.testing.lineage import Lineage, make_lineage
+
+MODEL = "mvqkd-student"
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables and nothing else: making one takes seconds, copying it none."""
+    mlflow = import_mlflow()
+    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_database: Path) -> Path:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(fresh_database, tmp_path / "mlflow.db")
+    return tmp_path / "mlflow.db"
+
+
+def judge(lineage: Lineage, *, champion: Path | None = None, **config: Any) -> Artifact:
+    return gate(
+        GateConfig(**config),
+        bundle=lineage.bundle.path,
+        wer_report=lineage.wer_report.path,
+        quantizer=lineage.quantizer.path,
+        champion=champion,
+        out=lineage.root / "decision",
+    )
+
+
+def publish(lineage: Lineage, **others: Path) -> dict[str, Any]:
+    paths = {
+        "decision": lineage.root / "decision",
+        "bundle": lineage.bundle.path,
+        "wer_report": lineage.wer_report.path,
+        "student": lineage.student.path,
+        "data": lineage.data.path,
+        "codebook_indexes": lineage.codebook_indexes.path,
+        "quantizer": lineage.quantizer.path,
+        "teacher_embeddings": lineage.teacher_embeddings.path,
+    }
+    made = promote(PromoteConfig(), out=lineage.root / "promotion", **{**paths, **others})
+    record: dict[str, Any] = json.loads((made.path / "promotion.json").read_text())
+    assert made.figures["model_version"] == record["version"]
+    assert made.figures["mlflow_run_id"] == record["run_id"]
+    assert made.figures["decision"] == record["decision"]
+    return record
+
+
+def nested_runs(client: Any, run_id: str) -> dict[str, Any]:
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    return {run.info.run_name: run for run in found}
+
+
+def test_one_run_with_a_nested_run_a_stage(store: Path) -> None:
+    lineage = make_lineage(store.parent / "artifacts", wer=0.25, history_rows=50)
+    decision = judge(lineage)
+    record = publish(lineage)
+
+    client = connect()
+    parent = client.get_run(record["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["train-student.model.encoder_dim"] == "144"
+    assert parent.data.metrics["student_wer_onnx"] == 0.25
+    assert parent.data.tags["mvqkd.decision"] == "promote"
+    assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"asterisk train", "asterisk test"}
+
+    nested = nested_runs(client, record["run_id"])
+    stages = [lineage.data, lineage.teacher_embeddings, lineage.quantizer, lineage.codebook_indexes]
+    stages += [lineage.student, lineage.wer_report, lineage.bundle, decision]
+    assert set(nested) == {stage.stage for stage in stages}
+    for stage in stages:
+        run = nested[stage.stage]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags[TAG_ID] == stage.id
+        assert run.data.tags["mvqkd.kind"] == stage.kind
+        for kind, parent_id in stage.parents.items():
+            assert run.data.tags[f"mvqkd.parent.{kind}"] == parent_id
+        assert run.data.metrics["wall_s"] == stage.wall_s
+        assert run.info.end_time - run.info.start_time == pytest.approx(1000 * stage.wall_s, abs=1)
+    student = nested["train-student"]
+    assert student.data.params["objective"] == "mvq"
+    assert student.data.metrics["num_parameters"] == 1_234_567
+    curve = client.get_metric_history(student.info.run_id, "loss")
+    assert [point.step for point in curve] == [20 * i for i in range(1, 51)]
+    assert [point.value for point in curve] == pytest.approx([9.0 / i for i in range(1, 51)])
+
+
+def test_artifacts_go_by_reference(store: Path) -> None:
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    record = publish(lineage)
+    client = connect()
+    copied = {
+        file.path
+        for run in [client.get_run(record["run_id"]), *nested_runs(client, record["run_id"]).values()]
+        for folder in client.list_artifacts(run.info.run_id)
+        for file in client.list_artifacts(run.info.run_id, folder.path)
+    }
+    assert "codebook-indexes/artifact.json" in copied
+    assert "wer-report/wer.json" in copied
+    assert {Path(path).suffix for path in copied} == {".json"}
+
+
+def test_version_carries_the_bundle_and_its_lineage(store: Path) -> None:
+    lineage = make_lineage(store.parent / "artifacts", wer=0.25)
+    decision = judge(lineage)
+    record = publish(lineage)
+    assert record["version"] == 1
+    assert record["aliases"] == {"challenger": 1, "champion": 1}
+    assert record["previous_champion"] is None
+
+    version = connect().get_model_version(MODEL, "1")
+    assert version.run_id == record["run_id"]
+    assert version.tags["mvqkd.wer"] == "0.25"
+    assert version.tags["mvqkd.decision_id"] == decision.id
+    assert version.tags["mvqkd.test_set_sha256"] == "a" * 64
+    assert version.tags["mvqkd.codebook-indexes"] == lineage.codebook_indexes.id
+    assert "25.00 %" in version.description
+
+    for found in (champion_bundle(MODEL), resolve_bundle(f"models:/{MODEL}@champion")):
+        assert found is not None
+        assert load_artifact(found, "onnx-bundle").id == lineage.bundle.id
+        assert lineage.root not in found.parents
+    assert resolve_bundle(f"models:/{MODEL}/1") == champion_bundle(MODEL)
+    assert resolve_bundle(str(lineage.bundle.path)) == lineage.bundle.path
+
+
+def test_doing_it_again_changes_nothing(store: Path) -> None:
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    first = publish(lineage)
+    client = connect()
+    experiment = client.get_run(first["run_id"]).info.experiment_id
+    before = {run.info.run_id: len(run.data.metrics) for run in client.search_runs([experiment])}
+    assert publish(lineage) == first
+    after = {run.info.run_id: len(run.data.metrics) for run in client.search_runs([experiment])}
+    assert after == before
+    assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
+
+
+def test_killed_in_the_middle_goes_on_in_the_same_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    client_class = import_mlflow().MlflowClient
+    real, calls = client_class.set_terminated, []
+
+    def dies_at_the_third(self: Any, *args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(client_class, "set_terminated", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        publish(lineage)
+    monkeypatch.undo()
+    monkeypatch.chdir(store.parent)
+
+    client = connect()
+    record = publish(lineage)
+    experiment = client.get_run(record["run_id"]).info.experiment_id
+    runs = client.search_runs([experiment])
+    assert len(runs) == 9
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    loss = next(run for run in runs if run.info.run_name == "train-student").info.run_id
+    assert len(client.get_metric_history(loss, "loss")) == 6
+
+
+def test_better_challenger_takes_over_and_the_old_champion_is_kept(store: Path) -> None:
+    old = make_lineage(store.parent / "old", wer=0.30, variant="old")
+    judge(old)
+    publish(old)
+    new = make_lineage(store.parent / "new", wer=0.20, variant="new")
+    judge(new, champion=champion_bundle(MODEL))
+    record = publish(new)
+    assert record["version"] == 2
+    assert record["aliases"] == {"challenger": 2, "champion": 2, "previous": 1}
+    assert record["previous_champion"] == 1
+    assert connect().get_model_version(MODEL, "2").tags[registration.TAG_PREVIOUS_CHAMPION] == "1"
+    assert load_artifact(resolve_bundle(f"models:/{MODEL}@previous")).id == old.bundle.id
+
+
+def test_rejected_challenger_is_registered_and_the_champion_stays(store: Path) -> None:
+    old = make_lineage(store.parent / "old", wer=0.20, variant="old")
+    judge(old)
+    publish(old)
+    new = make_lineage(store.parent / "new", wer=0.30, variant="new")
+    assert judge(new, champion=champion_bundle(MODEL)).figures["decision"] == "reject"
+    record = publish(new)
+    assert record["decision"] == "reject"
+    assert record["aliases"] == {"challenger": 2, "champion": 1}
+    assert connect().get_model_version(MODEL, "2").tags["mvqkd.decision"] == "reject"
+    champion = champion_bundle(MODEL)
+    assert champion is not None
+    assert load_artifact(champion).id == old.bundle.id
+
+
+def test_decision_that_another_champion_has_overtaken_is_refused(store: Path) -> None:
+    late = make_lineage(store.parent / "late", wer=0.30, variant="late")
+    judge(late)
+    winner = make_lineage(store.parent / "winner", wer=0.10, variant="winner")
+    judge(winner)
+    publish(winner)
+    with pytest.raises(RegistryError, match=r"mvqkd-student version 1 .*got .*no champion; re-run `mvqkd gate"):
+        publish(late)
+    client = connect()
+    assert set(client.get_registered_model(MODEL).aliases) == {"challenger", "champion"}
+    assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
+
+
+def test_injected_run_is_adopted_and_left_open(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    client = connect()
+    injected = client.create_run(client.create_experiment("of the orchestrator", str(store.parent / "elsewhere")))
+    monkeypatch.setenv("MLFLOW_RUN_ID", injected.info.run_id)
+    record = publish(lineage)
+    assert record["run_id"] == injected.info.run_id
+    assert client.get_run(injected.info.run_id).info.status == "RUNNING"
+    assert len(nested_runs(client, injected.info.run_id)) == 8
+    assert client.get_experiment_by_name("mvqkd") is None
+    assert publish(lineage) == record
+    assert len(nested_runs(client, injected.info.run_id)) == 8
+
+
+def test_student_without_distillation_leaves_foreign_artifacts_out(store: Path) -> None:
+    lineage = make_lineage(store.parent / "artifacts", objective="none")
+    gate(GateConfig(), bundle=lineage.bundle.path, wer_report=lineage.wer_report.path, out=lineage.root / "decision")
+    record = publish(lineage)
+    assert set(nested_runs(connect(), record["run_id"])) == {
+        "prepare-data",
+        "train-student",
+        "evaluate",
+        "export-onnx",
+        "gate",
+    }
+
+
+def test_indexes_of_another_quantizer_are_refused(store: Path) -> None:
+    lineage = make_lineage(store.parent / "one")
+    other = make_lineage(store.parent / "two", relative_error=0.5)
+    judge(lineage)
+    with pytest.raises(ArtifactMismatchError, match=r"codebook-indexes"):
+        publish(lineage, codebook_indexes=other.codebook_indexes.path)
+
+
+def test_unknown_versions_are_answered_with_what_there_is(store: Path) -> None:
+    with pytest.raises(RegistryError, match="no registered models"):
+        resolve_bundle(f"models:/{MODEL}@champion")
+    assert champion_bundle(MODEL) is None
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    publish(lineage)
+    for name in ("7", "@serving"):
+        uri = f"models:/{MODEL}{name if name.startswith('@') else '/' + name}"
+        with pytest.raises(RegistryError, match="versions 1; aliases challenger = 1, champion = 1"):
+            resolve_bundle(uri)
+    with pytest.raises(RegistryError, match=f"got models {MODEL}"):
+        resolve_bundle("models:/other@champion")
+
+
+def test_registered_files_that_changed_are_refused(store: Path) -> None:
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    publish(lineage)
+    bundle = champion_bundle(MODEL)
+    assert bundle is not None
+    (bundle / "encoder.onnx").write_bytes(b"x" + (bundle / "encoder.onnx").read_bytes()[1:])
+    with pytest.raises(ArtifactCorruptError, match=r"encoder\.onnx"):
+        champion_bundle(MODEL)
+    # A whole other bundle in its place verifies in itself, but is not what was registered.
+    other = make_lineage(store.parent / "other", variant="other")
+    shutil.rmtree(bundle)
+    shutil.copytree(other.bundle.path, bundle)
+    with pytest.raises(RegistryError, match=rf"expected bundle {lineage.bundle.short_id}"):
+        resolve_bundle(f"models:/{MODEL}@champion")
+    shutil.rmtree(bundle)
+    with pytest.raises(RegistryError, match=r"no bundle; restore"):
+        champion_bundle(MODEL)
+
+
+def test_odd_directory_names(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "it's a # 100% odd ünit"
+    here.mkdir()
+    shutil.copyfile(store, here / "mlflow.db")
+    monkeypatch.chdir(here)
+    lineage = make_lineage(Path("my artifacts"))
+    judge(lineage)
+    publish(lineage)
+    bundle = champion_bundle(MODEL)
+    assert bundle is not None
+    assert load_artifact(bundle).id == lineage.bundle.id
+
+
+def test_fresh_store_is_made_quietly_and_quickly(tmp_path: Path) -> None:
+    """In a process of its own, as from the command line: nothing on the terminal, no telemetry, at most 25 CPU s."""
+    lineage = make_lineage(tmp_path / "artifacts", history_rows=300)
+    judge(lineage)
+    script = """
+        import logging, os, sys
+        logging.basicConfig(level=logging.INFO)
+        from mvqkd.cli.main import run
+        code = run(["promote"])
+        assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        from mlflow.telemetry.client import get_telemetry_client
+        assert get_telemetry_client() is None
+        used = os.times()
+        print("CPU", used.user + used.system)
+        sys.exit(code)
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    line, cpu = result.stdout.strip().splitlines()
+    assert line.startswith("promote: promotion ")
+    assert "model_version 1" in line
+    assert float(cpu.removeprefix("CPU ")) < 25
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "mlartifacts", "mlflow.db"]
+
+
+def test_store_that_cannot_be_written_is_one_line(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lineage = make_lineage(store.parent / "artifacts")
+    judge(lineage)
+    (store.parent / "mlartifacts").write_text("a file where the directory should be")
+    with caplog.at_level(logging.CRITICAL), pytest.raises(RegistryError) as caught:
+        publish(lineage)
+    assert "\n" not in str(caught.value)
+    assert not (lineage.root / "promotion").exists()

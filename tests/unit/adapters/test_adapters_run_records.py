@@ -1,0 +1,85 @@
+"""What MLflow is told of an artifact, made from artifact.json alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from mvqkd.adapters import run_records as records
+from mvqkd.adapters.mlflow_store import import_mlflow
+from mvqkd.adapters.tracking import SITTING_GAP_MS, sitting_start_ms
+from mvqkd.testing.lineage import Lineage, make_lineage
+
+
+@pytest.fixture(scope="module")
+def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
+    import_mlflow()
+    return make_lineage(tmp_path_factory.mktemp("lineage"))
+
+
+def test_nested_parameters_get_dotted_names(lineage: Lineage) -> None:
+    params = dict(records.flatten(lineage.student.config))
+    assert params["model.encoder_dim"] == 144
+    assert "model" not in params
+
+
+def test_times_are_those_of_the_stage(lineage: Lineage) -> None:
+    stage = dataclasses.replace(lineage.student, created_utc="2026-01-02T03:04:05+00:00", wall_s=120.5)
+    assert records.end_ms(stage) == 1767323045000
+    assert records.start_ms(stage) == 1767323045000 - 120_500
+
+
+def test_sitting_leaves_out_what_was_made_long_before(lineage: Lineage) -> None:
+    def stage(created: str, wall_s: float) -> object:
+        return dataclasses.replace(lineage.data, created_utc=created, wall_s=wall_s)
+
+    old = stage("2026-01-01T00:00:00+00:00", 5.0)
+    train, export = stage("2026-01-02T10:10:00+00:00", 300.0), stage("2026-01-02T10:11:00+00:00", 30.0)
+    now = records.end_ms(export) + 1000  # type: ignore[arg-type]
+    assert sitting_start_ms([old, train, export], now) == records.start_ms(train)  # type: ignore[list-item,arg-type]
+    late = now + SITTING_GAP_MS + 1
+    assert sitting_start_ms([old, train, export], late) == late  # type: ignore[list-item]
+
+
+def test_lists_of_figures_become_curves_and_texts_do_not_become_metrics(lineage: Lineage) -> None:
+    quantizer = dataclasses.replace(
+        lineage.quantizer, figures={"entropy": [5.0, 6.0], "relative_error": 0.3, "note": "x", "ok": True, "a(b)": 1}
+    )
+    metrics = [(metric.key, metric.value, metric.step) for metric in records.figures(quantizer)]
+    assert metrics[1:] == [("entropy", 5.0, 0), ("entropy", 6.0, 1), ("relative_error", 0.3, 0), ("a_b_", 1.0, 0)]
+    assert metrics[0][0] == "wall_s"
+
+
+def test_history_is_spread_over_the_stage(lineage: Lineage) -> None:
+    student = dataclasses.replace(lineage.student, wall_s=60.0)
+    loss = [metric for metric in records.history(student) if metric.key == "loss"]
+    assert [metric.step for metric in loss] == [20, 40, 60, 80, 100, 120]
+    assert loss[-1].timestamp == records.end_ms(student)
+    assert loss[0].timestamp == records.start_ms(student) + 10_000
+    assert {metric.key for metric in records.history(student)} == {"epoch", "loss", "ctc_loss", "learning_rate"}
+
+
+def test_splits_are_dataset_inputs_with_the_digest_that_reports_compare_by(lineage: Lineage) -> None:
+    inputs = {item.dataset.name: item for item in records.dataset_inputs(lineage.data)}
+    assert set(inputs) == {"asterisk train", "asterisk test"}
+    assert inputs["asterisk test"].dataset.digest == "a" * 32
+    assert inputs["asterisk test"].tags[0].value == "evaluation"
+    assert json.loads(inputs["asterisk train"].dataset.profile) == {"num_cuts": 400, "hours": 0.3}
+
+
+def test_other_stages_name_their_parents(lineage: Lineage) -> None:
+    inputs = {item.dataset.name: item.dataset.digest for item in records.dataset_inputs(lineage.wer_report)}
+    assert inputs["student-checkpoint"] == lineage.student.id[:32]
+    assert set(inputs) == {"cut-manifest", "student-checkpoint", "teacher-embeddings"}
+
+
+def test_tags_identify_the_artifact(lineage: Lineage, tmp_path: Path) -> None:
+    tags = records.identity_tags(lineage.bundle)
+    assert tags[records.TAG_ID] == lineage.bundle.id
+    assert tags["mvqkd.parent.student-checkpoint"] == lineage.student.id
+    assert tags["mvqkd.uri"] == lineage.bundle.path.as_uri()
+    assert all(isinstance(value, str) for value in tags.values())
+    assert records.source_tags(dataclasses.replace(lineage.bundle, git_sha="abc"))[records.TAG_GIT_SHA] == "abc"
