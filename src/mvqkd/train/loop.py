@@ -99,7 +99,7 @@ class Trainer:
             return {}
         self.optimizer.step()
         elapsed_s = time.perf_counter() - started
-        row = {name: float(value) for name, value in losses.items()}
+        row = {name: value.item() for name, value in losses.items()}
         return {**row, "learning_rate": learning_rate, "gradient_norm": float(norm), "step_s": round(elapsed_s, 4)}
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
