@@ -51,7 +51,13 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     assert set(torch_pin) == {"torch"}
     assert "torch" not in pins, "a CUDA machine keeps its own"
     optional = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *optional["kfp"], *optional["dev"], *optional["teacher"]]:
+    for text in [
+        *PROJECT["dependencies"],
+        *optional["kfp"],
+        *optional["dev"],
+        *optional["teacher"],
+        *optional["registry"],
+    ]:
         requirement = Requirement(text)
         if requirement.name == "mvqkd":
             continue
