@@ -161,8 +161,7 @@ def _check_digest(cut: Any) -> None:
         return
     path = Path(cut.recording.sources[0].source)
     try:
-        status = path.stat()
-        digest = _sha256_of_state(path, status.st_size, status.st_mtime_ns)
+        digest = audio_sha256(path)
     except OSError as error:
         raise AudioError(
             f"cut {cut.id}",
@@ -177,6 +176,12 @@ def _check_digest(cut: Any) -> None:
             got=f"sha256 {digest[:16]}: it has changed since prepare-data",
             next_step="restore the recording or re-run prepare-data and everything after it",
         )
+
+
+def audio_sha256(path: Path) -> str:
+    """sha256 of a recording's bytes, computed once a process while its size and time of change stay the same."""
+    status = path.stat()
+    return _sha256_of_state(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1 << 17)

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,7 @@ def _examine_all(
 
 
 def _without_audio(recording: Accepted) -> Accepted:
-    import dataclasses
-
-    return dataclasses.replace(
-        recording, converted=None, recording=None, row=dataclasses.replace(recording.row, cut=None)
-    )
+    return replace(recording, converted=None, recording=None, row=replace(recording.row, cut=None))
 
 
 def _file_name(cut_id: str) -> str:

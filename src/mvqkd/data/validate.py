@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mvqkd.artifacts import file_sha256
 from mvqkd.config import PrepareDataConfig
-from mvqkd.data.audio import Decoded, Samples, decode_file, resample, stereo_error
+from mvqkd.data.audio import Decoded, Samples, audio_sha256, decode_file, resample, stereo_error
 from mvqkd.data.sources import UNTRANSCRIBED, Row
 from mvqkd.data.text import ambiguous_number, normalize_text
 from mvqkd.errors import AudioError, DataError
@@ -113,7 +113,7 @@ def _open(row: Row, text: str | None) -> tuple[Accepted, Samples]:
     assert row.path is not None, "a row has a path or a cut"
     decoded = _decoded(row.path)
     _check_format(decoded)
-    digest = file_sha256(row.path)
+    digest = audio_sha256(row.path)
     samples = decoded.samples[0]
     if decoded.by_soundfile and decoded.rate_hz == SAMPLE_RATE_HZ:
         return Accepted(row, text, samples.size, digest, path=row.path.resolve()), samples
@@ -142,7 +142,7 @@ def _open_cut(row: Row, text: str | None) -> tuple[Accepted, Samples]:
     _check_format(decoded)
     mono = decoded.samples[0]
     file = Path(sources[0].source) if len(sources) == 1 and sources[0].type == "file" else None
-    digest = file_sha256(file) if file is not None else _samples_sha256(mono)
+    digest = audio_sha256(file) if file is not None else hashlib.sha256(mono.tobytes()).hexdigest()
     if (
         file is not None
         and recording is not None
@@ -157,12 +157,6 @@ def _open_cut(row: Row, text: str | None) -> tuple[Accepted, Samples]:
         return accepted, mono
     mono = resample(mono, rate_hz)
     return Accepted(row, text, mono.size, digest, converted=mono), mono
-
-
-def _samples_sha256(samples: Samples) -> str:
-    import hashlib
-
-    return hashlib.sha256(samples.tobytes()).hexdigest()
 
 
 def _decoded(path: Path) -> Decoded:

@@ -13,6 +13,7 @@ import soundfile
 
 from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import PrepareDataConfig
+from mvqkd.data.audio import load_audio
 from mvqkd.data.cuts import load_cuts
 from mvqkd.data.prepare import prepare_data
 from mvqkd.data.tokens import Tokens
@@ -157,6 +158,13 @@ def test_too_many_unusable_recordings_stop_in_one_line(
     assert not (corpus.parent.parent / "data").exists()
 
 
+def test_exactly_the_allowed_share_passes(corpus: Path, edit: Edit, prepare: Prepare) -> None:
+    manifest = edit(lambda rows: rows[0].pop("text"))
+    assert prepare(manifest, max_rejected_share=1 / 12).figures["rejected"] == 1
+    with pytest.raises(DataError, match=r"\(1 of 12 recordings unusable, more than the 8% of"):
+        prepare(manifest, max_rejected_share=0.08)
+
+
 def test_a_mended_corpus_leaves_nothing_of_the_failed_run(
     corpus: Path, edit: Edit, prepare: Prepare, tone: Callable[..., None]
 ) -> None:
@@ -174,7 +182,8 @@ def test_a_mended_corpus_leaves_nothing_of_the_failed_run(
 def test_converted_audio_is_lossless_16_bit(corpus: Path, edit: Edit, prepare: Prepare) -> None:
     import av
 
-    samples = (np.random.default_rng(0).standard_normal(16_000) * 3000).astype(np.int16)
+    # Loud: a scale of 32767 instead of 32768 shows only above half of full scale.
+    samples = np.random.default_rng(0).uniform(-30_000, 30_000, 16_000).astype(np.int16)
     path = corpus.parent / "audio" / "call.g722"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("g722", rate=16_000, layout="mono")
@@ -280,8 +289,6 @@ def test_cuts_source_refers_to_plain_cuts_and_renders_the_rest(
     assert set(loaded) == {cut.id for cut in [*cuts, *odd]}
     rendered = sorted(path.stem for path in (data.path / "audio").iterdir())
     assert rendered == sorted([f"{second.id}_sp0.9", "mixed", "rate"])
-    from mvqkd.data.audio import load_audio
-
     np.testing.assert_array_equal(load_audio(loaded["segment"]), load_audio(first)[4000:16_800])
     assert loaded["mixed"].supervisions[0].text == (f"{first.supervisions[0].text} {second.supervisions[0].text}")
     assert load_audio(loaded["rate"]).size == 16_000

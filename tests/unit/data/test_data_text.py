@@ -13,7 +13,7 @@ from mvqkd.errors import ConfigError
         ("MISTER QUILTER'S MANNER", "MISTER QUILTER'S MANNER"),
         ("Café naïve Æsop Łódź straße", "CAFE NAIVE AESOP LODZ STRASSE"),
         ("don’t ‘tis", "DON'T 'TIS"),
-        ("it ' is '' so", "IT IS SO"),
+        ("it ' is '' so, o''clock", "IT IS SO O'CLOCK"),
         ("A.M. and re-record...", "A M AND RE RECORD"),
         ("Mr. and Mrs. O'Brien saw Dr. No", "MISTER AND MISSUS O'BRIEN SAW DOCTOR NO"),
         ("press 1, then 0", "PRESS ONE THEN ZERO"),
