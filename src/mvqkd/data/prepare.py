@@ -7,6 +7,7 @@ Payload of a ``cut-manifest``: ``cuts/<split>.jsonl.gz``; ``audio/*.flac`` for r
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import re
@@ -165,7 +166,10 @@ def _write_flac(path: Path, samples: Samples) -> None:
     # Rounded here, because libsndfile scales floats by 32767. Level 0 uses fixed integer predictors only, so that the
     # bytes do not depend on the processor's floating point.
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-    soundfile.write(path, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=0.0)
+    # Through memory, because libsndfile syncs each file it closes; commit does so once for all.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=0.0)
+    path.write_bytes(encoded.getbuffer())
 
 
 def _as_cut(recording: Accepted, audio: str, audio_sha256: str) -> Any:
