@@ -6,6 +6,7 @@ Shapes: N batch, T feature frames, U symbols.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,22 +54,27 @@ class BatchSource:
         self.seed = seed
         self.cuts, self.num_dropped = _usable(cuts, tokens)
         self.total_duration_s = float(sum(cut.duration for cut in self.cuts))
-        self._features = ArrayCache(lambda cut: log_mel(load_audio(cut)), lambda cut: str(cut.id), FEATURE_CACHE_BYTES)
+        self._features: ArrayCache[Any] = ArrayCache(
+            lambda cut: log_mel(load_audio(cut)), lambda cut: str(cut.id), FEATURE_CACHE_BYTES
+        )
 
     def epoch(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch; the first ``skip`` are drawn but not loaded (resumed training)."""
         from lhotse.dataset import DynamicBucketingSampler
 
-        sampler = DynamicBucketingSampler(
-            self.cuts,
-            max_duration=self.batch_duration_s,
-            shuffle=True,
-            drop_last=False,
-            num_buckets=min(10, max(2, len(self.cuts) // 50)),
-            seed=self.seed,
-            rank=0,
-            world_size=1,
-        )
+        with warnings.catch_warnings():
+            # It advises lazy cuts; ours are in memory because they have been checked one by one.
+            warnings.filterwarnings("ignore", message="You are using DynamicBucketingSampler with an eagerly")
+            sampler = DynamicBucketingSampler(
+                self.cuts,
+                max_duration=self.batch_duration_s,
+                shuffle=True,
+                drop_last=False,
+                num_buckets=min(10, max(2, len(self.cuts) // 50)),
+                seed=self.seed,
+                rank=0,
+                world_size=1,
+            )
         sampler.set_epoch(epoch)
         for number, cuts in enumerate(sampler):
             if number >= skip:

@@ -100,7 +100,7 @@ class Trainer:
         self.optimizer.step()
         elapsed_s = time.perf_counter() - started
         row = {name: value.item() for name, value in losses.items()}
-        return {**row, "learning_rate": learning_rate, "gradient_norm": float(norm), "step_s": round(elapsed_s, 4)}
+        return {**row, "learning_rate": learning_rate, "gradient_norm": norm.item(), "step_s": round(elapsed_s, 4)}
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """All losses of a batch, per student frame in nats (regression objectives: per channel)."""
@@ -127,7 +127,7 @@ class Trainer:
     def _skip(self, batch: Batch, state: TrainerState, losses: dict[str, Tensor]) -> None:
         state.num_bad_batches += 1
         names = ", ".join(str(cut.id) for cut in batch.cuts[:5])
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         _LOG.warning("train-student: step %d skipped (%s), cuts %s ...", state.step, values, names)
         if state.num_bad_batches > self.config.max_bad_batches:
             raise TrainingError(

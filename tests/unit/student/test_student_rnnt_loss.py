@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
+
 from mvqkd.student.rnnt_loss import (
     IMPOSSIBLE,
     LOG_ZERO,
@@ -15,7 +17,6 @@ from mvqkd.student.rnnt_loss import (
     pruned_arcs,
     simple_arcs,
 )
-from torch import Tensor
 
 
 def random_arcs(n: int, t: int, u: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -123,7 +124,9 @@ def test_a_narrow_band_bounds_the_likelihood_from_below() -> None:
     full, *occupancies = lattice_occupancies(symbol, blank, *lengths)
     starts = prune_starts(occupancies[0], occupancies[1], *lengths, prune_range)
     state = (starts[:, :, None] + torch.arange(prune_range)).clamp(max=u)
-    band = encoder[:, :, None] + decoder[:, None].expand(-1, t, -1, -1).gather(2, state[..., None].expand(-1, -1, -1, v))
+    band = encoder[:, :, None] + decoder[:, None].expand(-1, t, -1, -1).gather(
+        2, state[..., None].expand(-1, -1, -1, v)
+    )
     pruned, *_ = lattice_log_likelihood(*pruned_arcs(band, symbols, starts), *lengths)
     assert full - 3.0 < pruned < full + 1e-5
     assert pruned > LOG_ZERO

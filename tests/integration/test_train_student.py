@@ -1,0 +1,181 @@
+"""train-student on real audio files: killed and resumed, bad batches, lineage."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
+from mvqkd.config import PrepareDataConfig, TrainStudentConfig, load_section
+from mvqkd.data.batches import BatchSource
+from mvqkd.data.cuts import load_cuts, speed_copies
+from mvqkd.data.prepare import prepare_data
+from mvqkd.data.tokens import Tokens
+from mvqkd.errors import ArtifactMismatchError, ConfigError, TrainingError
+from mvqkd.student.model import Student
+from mvqkd.testing.corpus import make_corpus
+from mvqkd.train.loop import Trainer, schedule
+from mvqkd.train.stage import train_student
+from mvqkd.train.state import STATE_FILE, TrainerState
+
+TINY = {
+    "objective": "none",
+    "num_epochs": 3,
+    "speeds": [1.0, 1.1],
+    "batch_duration_s": 6.0,
+    "checkpoint_steps": 2,
+    "log_steps": 1,
+    "precision": "float32",
+    "num_threads": 1,
+    "device": "cpu",
+    "model.encoder_dim": 32,
+    "model.num_heads": 2,
+    "model.num_encoder_layers": 2,
+    "model.feedforward_dim": 64,
+    "model.conv_kernel": 5,
+    "model.decoder_dim": 32,
+    "model.joiner_dim": 32,
+}
+
+
+def tiny(**changes: object) -> TrainStudentConfig:
+    return load_section(TrainStudentConfig, None, {**TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    root = tmp_path_factory.mktemp("train")
+    manifest = make_corpus(root / "corpus", 12)
+    config = PrepareDataConfig(source="manifest", manifest=str(manifest), split_by="prompt")
+    return prepare_data(config, out=root / "data")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Artifact) -> Artifact:
+    return train_student(tiny(), data=data.path, out=data.path.parent / "undisturbed")
+
+
+def command(data: Artifact, out: Path) -> list[str]:
+    flags = []
+    for name, value in TINY.items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        flags += [f"--{name.replace('_', '-')}", text]
+    return [sys.executable, "-m", "mvqkd", "train-student", "--data", str(data.path), "--out", str(out), *flags]
+
+
+def test_killed_and_resumed_equals_undisturbed(data: Artifact, undisturbed: Artifact) -> None:
+    out = data.path.parent / "killed"
+    process = subprocess.Popen(command(data, out), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.parent.glob(f".killed.partial-*/{STATE_FILE}")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+
+    resumed = subprocess.run(command(data, out), capture_output=True, text=True, timeout=300, check=True)
+    assert "resumed at step" in resumed.stderr
+    first, second = (load_file(path / "student.safetensors") for path in (undisturbed.path, out))
+    for name, tensor in first.items():
+        np.testing.assert_array_equal(tensor, second[name], err_msg=name)
+    assert histories_without_time(undisturbed.path) == histories_without_time(out)
+    assert not list(out.parent.glob(".killed.partial-*"))
+
+
+def histories_without_time(path: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "step_s"} for row in rows]
+
+
+def test_history_and_figures_say_what_happened(undisturbed: Artifact) -> None:
+    rows = histories_without_time(undisturbed.path)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) == undisturbed.figures["num_steps"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert undisturbed.figures["num_skipped_batches"] == 0
+    assert "distillation_loss" not in rows[0]
+
+
+def test_another_seed_gives_another_student(data: Artifact, undisturbed: Artifact) -> None:
+    other = train_student(tiny(seed=1), data=data.path, out=data.path.parent / "other-seed")
+    assert other.id != undisturbed.id
+
+
+def trainer_of(data: Artifact, config: TrainStudentConfig, directory: Path) -> Trainer:
+    tokens = Tokens.load(data.path)
+    cuts = speed_copies(load_cuts(data, "train"), config.speeds)
+    source = BatchSource(cuts, tokens, batch_duration_s=config.batch_duration_s, seed=0)
+    torch.manual_seed(0)
+    return Trainer(config, Student(config.model, tokens.vocab_size), None, source, directory, torch.device("cpu"))
+
+
+def test_a_batch_without_finite_loss_is_skipped_then_refused_with_its_cuts(data: Artifact, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tiny(max_bad_batches=1), tmp_path)
+    batch = next(trainer.source.epoch(0))
+    batch.features[0, 3, 5] = float("nan")
+    before = {name: tensor.clone() for name, tensor in trainer.student.state_dict().items()}
+    state = TrainerState()
+    assert trainer.step(batch, state, 0.5) == {}
+    for name, tensor in trainer.student.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    with pytest.raises(TrainingError, match=str(batch.cuts[0].id)):
+        trainer.step(batch, state, 0.5)
+
+
+def test_skipped_batches_of_an_epoch_are_the_ones_already_done(data: Artifact, tmp_path: Path) -> None:
+    source = trainer_of(data, tiny(), tmp_path).source
+    whole = [[cut.id for cut in batch.cuts] for batch in source.epoch(1)]
+    rest = [[cut.id for cut in batch.cuts] for batch in source.epoch(1, skip=2)]
+    assert len(whole) > 3
+    assert rest == whole[2:]
+    assert whole != [[cut.id for cut in batch.cuts] for batch in source.epoch(2)]
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    values = [schedule(progress / 100, 0.1) for progress in range(101)]
+    assert values[10] == max(values) == 1.0
+    assert values[:11] == sorted(values[:11])
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert values[-1] == pytest.approx(0.0)
+
+
+def test_mvq_without_indexes_says_what_to_do(data: Artifact) -> None:
+    with pytest.raises(ConfigError, match="expected a quantizer artifact, got none; pass --quantizer DIR"):
+        train_student(tiny(objective="mvq"), data=data.path, out=data.path.parent / "never")
+
+
+def test_a_layer_beyond_the_encoder_is_refused(data: Artifact) -> None:
+    with pytest.raises(ConfigError, match=r"distillation_layer: expected a layer in 1 .. 2, got 5"):
+        train_student(tiny(distillation_layer=5), data=data.path, out=data.path.parent / "never")
+
+
+def write(root: Path, kind: str, parents: list[Artifact], **facts: object) -> Artifact:
+    partial = PartialArtifact(
+        root / f"{kind}-{len(list(root.iterdir()))}", kind, stage="test", config={}, parents=parents
+    )
+    (partial.path / "payload").write_text(kind)
+    return partial.commit(facts=facts)
+
+
+def test_indexes_of_another_quantizer_or_speed_are_refused(data: Artifact, tmp_path: Path) -> None:
+    mine, other = write(tmp_path, "quantizer", [], n=1), write(tmp_path, "quantizer", [], n=2)
+    indexes = write(tmp_path, "codebook-indexes", [data, mine], speeds=[1.0])
+    inputs = {"data": data.path, "codebook_indexes": indexes.path, "out": tmp_path / "never"}
+    with pytest.raises(
+        ArtifactMismatchError, match=f"expected quantizer {mine.short_id}.*got quantizer {other.short_id}"
+    ):
+        train_student(tiny(objective="mvq"), quantizer=other.path, **inputs)
+    with pytest.raises(ArtifactMismatchError, match=r"got none for \[1.1\]; add them to encode-ci.speeds"):
+        train_student(tiny(objective="mvq"), quantizer=mine.path, **inputs)
+    assert load_artifact(mine.path).id == mine.id
