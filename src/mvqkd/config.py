@@ -221,7 +221,7 @@ class EvaluateConfig(Section):
 class ExportOnnxConfig(Section):
     section: ClassVar[str] = "export-onnx"
 
-    opset: int = Field(18, ge=17, le=23, description="oldest that the exporter supports, so that most runtimes load it")
+    opset: int = Field(18, ge=18, le=23, description="oldest that the exporter supports, so that most runtimes load it")
     split: str = Field("test", description="split whose WER is the bundle's WER of record")
     int8: bool = Field(True, description="also write a dynamically quantised encoder (MatMul only)")
     max_difference: float = Field(1e-3, gt=0, description="largest absolute difference torch vs onnxruntime")

@@ -16,15 +16,16 @@ Floats = NDArray[np.float32]
 
 
 def pad_features(features: Sequence[Floats]) -> tuple[Floats, NDArray[np.int64]]:
-    """Stack utterances; one too short for a single student frame is padded up to one.
+    """Stack utterances, wide enough for at least one student frame.
 
     Args:
-        features: float32 (T_n, 80) each, any T_n from 0.
+        features: float32 (T_n, 80) each, any T_n from 0; at least one utterance.
     Returns:
-        float32 (N, T, 80), padded with 0; int64 (N,), each at least 7.
+        float32 (N, T, 80), padded with 0, T at least 7; int64 (N,), the real lengths.
     """
-    lengths = np.array([max(len(item), SUBSAMPLING_CONTEXT_FRAMES) for item in features], dtype=np.int64)
-    padded = np.zeros((len(features), int(lengths.max(initial=0)), features[0].shape[1]), dtype=np.float32)
+    lengths = np.array([len(item) for item in features], dtype=np.int64)
+    width = max(int(lengths.max()), SUBSAMPLING_CONTEXT_FRAMES)
+    padded = np.zeros((len(features), width, features[0].shape[1]), dtype=np.float32)
     for row, item in zip(padded, features, strict=True):
         row[: len(item)] = item
     return padded, lengths

@@ -110,9 +110,9 @@ class OnnxTransducer:
         return modified_beam_search(self, encoded, frames, beam_size=beam_size)
 
     def encode(self, features: Floats, lengths: Ids) -> tuple[Floats, Ids]:
-        """(N, T, 80), (N,) -> projected encoder output (N, S, J), student frames (N,)."""
+        """(N, T, 80), (N,) -> projected encoder output (N, S, J), student frames (N,), 0 for a length below 7."""
         encoded, frames = self._run("encoder", features, lengths)
-        return encoded, frames
+        return encoded, np.maximum(frames, 0)
 
     def predict(self, contexts: Ids) -> Floats:
         """See ``Transducer.predict``."""

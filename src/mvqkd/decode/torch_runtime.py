@@ -29,11 +29,11 @@ class TorchTransducer:
 
     @torch.inference_mode()
     def hidden(self, features: Floats, lengths: Ids) -> tuple[Tensor, Ids]:
-        """(N, T, 80), (N,) -> encoder output (N, S, D) on the device, student frames (N,)."""
+        """(N, T, 80), (N,) -> encoder output (N, S, D) on the device, student frames (N,), 0 for a length below 7."""
         output, frames, _ = self.student(
             torch.from_numpy(features).to(self.device), torch.from_numpy(lengths).to(self.device)
         )
-        return output, frames.cpu().numpy()
+        return output, frames.clamp(min=0).cpu().numpy()
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Floats:

@@ -45,7 +45,7 @@ class BundleContents:
 
 
 def write_descriptions(directory: Path, contents: BundleContents) -> None:
-    """Write bundle.json and README.md for the graphs, tokens.txt, parity.json and wer.json that lie in ``directory``."""
+    """Write bundle.json and README.md beside the graphs, tokens.txt, parity.json and wer.json in ``directory``."""
     described = bundle_record(directory, contents)
     write_json(directory / BUNDLE_FILE, described)
     with atomic_open(directory / CARD_FILE) as stream:

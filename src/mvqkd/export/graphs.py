@@ -135,7 +135,7 @@ def _export(
 
     name = type(module).__name__
     try:
-        with _quiet_exporter():
+        with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
                 module.eval(),
                 example,

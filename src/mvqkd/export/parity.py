@@ -74,7 +74,7 @@ def encoder_inputs(features: Sequence[Floats]) -> dict[str, list[Floats]]:
         "clip of 100 ms": [longest[:10]],
     }
     # Around the fewest frames that give output, and every remainder of the subsampling.
-    for length in (SUBSAMPLING_CONTEXT_FRAMES, 11, 12, 13, 14, 101):
+    for length in (SUBSAMPLING_CONTEXT_FRAMES, 8, 9, 11, 12, 13, 14, 101):
         if length <= len(longest):
             inputs[f"first {length} frames"] = [longest[:length]]
     return inputs
