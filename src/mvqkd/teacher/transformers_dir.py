@@ -73,15 +73,18 @@ class WaveformTeacher:
     """HuBERT, WavLM or wav2vec 2.0 of transformers, cut off behind ``layer``; see ``mvqkd.teacher.base.Teacher``.
 
     Recordings are computed one by one: the group norm of the base models' front end takes statistics over time,
-    padding included. A layer's output is ``hidden_states[layer]`` as transformers counts (0 is the front end).
+    padding included. A layer's output is the residual stream behind that Transformer layer, as with the
+    torchaudio bundles; a norm behind the last layer is left out.
     """
 
     def __init__(self, name: str, digest: str, directory: Path, layer: int, device: str) -> None:
         self._extractor, model = _load_with_transformers(_import_transformers(name), directory)
         num_layers = len(model.encoder.layers)
         check_layer(name, layer, num_layers)
-        # One layer more than asked for: transformers puts its final norm behind the last one it has.
-        model.encoder.layers = model.encoder.layers[: layer + 1]
+        # Taken at the layer itself: what ``hidden_states`` says of the last layer differs between versions.
+        model.encoder.layers = model.encoder.layers[:layer]
+        model.encoder.layers[-1].register_forward_hook(self._keep_output)
+        self._output: Tensor | None = None
         self.id = f"{name}-{digest[:12]}"
         self.layer = layer
         self.num_layers = num_layers
@@ -110,9 +113,13 @@ class WaveformTeacher:
     def _embed_one(self, samples: NDArray[np.float32]) -> Tensor:
         features = self._extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")["input_values"]
         features = functional.pad(features, (0, max(0, self._min_samples - features.shape[1])))
-        states = self._model(features.to(self._device), output_hidden_states=True).hidden_states
-        embedding: Tensor = states[self.layer][0].float().cpu()
+        self._model(features.to(self._device))
+        assert self._output is not None
+        embedding, self._output = self._output[0].float().cpu(), None
         return embedding
+
+    def _keep_output(self, _layer: Any, _inputs: Any, output: Any) -> None:
+        self._output = output[0] if isinstance(output, tuple) else output
 
 
 def _load_with_transformers(transformers: Any, directory: Path) -> tuple[Any, Any]:

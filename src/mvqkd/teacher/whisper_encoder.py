@@ -133,7 +133,7 @@ class WhisperEncoder(nn.Module):
 
         Shapes: N recordings, T frames of the longest (50 Hz), D channels.
         Args:
-            mel: float32 (N, num_mels, 2 T); its values past 2 num_frames[n] are ignored.
+            mel: float32 (N, num_mels, 2 T), zero at and past 2 num_frames[n].
             num_frames: int64 (N,), at least 1.
         Returns:
             float32 (N, T, D), zero at and past num_frames.
@@ -142,10 +142,9 @@ class WhisperEncoder(nn.Module):
         padded = bool((num_frames < longest).any())
         frame = torch.arange(longest, device=mel.device)
         valid = frame[None, :] < num_frames[:, None]
-        valid_mel = valid.repeat_interleave(MEL_FRAMES_PER_FRAME, dim=1)[:, None, :]
-        # A convolution alone would see zeros past the recording's end: so must one within a batch.
-        x = functional.gelu(self.conv1(mel.where(valid_mel, 0.0))).where(valid_mel, 0.0)
-        x = functional.gelu(self.conv2(x)).transpose(1, 2) + self.positions[:longest]
+        # An even number of mel frames each: the last frame's convolutions see nothing of the padding but its zeros.
+        x = functional.gelu(self.conv2(functional.gelu(self.conv1(mel))))
+        x = x.transpose(1, 2) + self.positions[:longest]
         key_mask = valid[:, None, None, :] if padded else None
         for layer in self.layers:
             x = layer(x, key_mask)
