@@ -26,6 +26,8 @@ FORMAT_VERSION = 1
 # A log-scale is stored divided by this, so that one optimizer step changes the scale as fast as the weights.
 LOG_SCALE_SPEED = 10.0
 IDENTITY_BYTES = 16
+# Vectors encoded together: bounds memory (about 50 kB a vector with 2048 entries) whatever the batch.
+ENCODE_BLOCK = 4096
 
 
 class Quantizer(nn.Module):
@@ -145,10 +147,18 @@ class Quantizer(nn.Module):
             ArtifactMismatchError: x does not have D channels.
             DataError: x holds NaN or infinity.
         """
-        normalized = self.normalize(self._checked(x))
+        if x.dim() != 2 or x.shape[1] != self.dim or not x.is_floating_point():
+            raise self._mismatch(f"float embeddings of shape (B, {self.dim})", f"{x.dtype} {tuple(x.shape)}")
         tables = self.tables()
-        start = self._first_indexes(normalized)
-        return refine(unary_energy(normalized, tables), start, tables, iterations).to(torch.uint8)
+        indexes = torch.empty(len(x), self.num_codebooks, dtype=torch.uint8, device=self.mean.device)
+        for start in range(0, len(x), ENCODE_BLOCK):
+            block = x[start : start + ENCODE_BLOCK].to(self.mean.device)
+            _refuse_not_finite(block, start, len(x))
+            normalized = self.normalize(block)
+            first = self._first_indexes(normalized)
+            refined = refine(unary_energy(normalized, tables), first, tables, iterations)
+            indexes[start : start + ENCODE_BLOCK] = refined
+        return indexes
 
     @torch.no_grad()
     def decode(self, indexes: Tensor) -> Tensor:
@@ -173,27 +183,9 @@ class Quantizer(nn.Module):
     def _first_indexes(self, normalized: Tensor) -> Tensor:
         # In float64, as the energies are: the choice must not depend on batch size or thread count.
         weight, bias = self.logits_weight.double(), self.logits_bias.double()
-        scale = (LOG_SCALE_SPEED * self.logits_log_scale.double()).exp()
-        shape = (-1, self.num_codebooks, self.codebook_size)
-        blocks = [
-            functional.linear(block.double() * scale, weight, bias).float().view(shape).argmax(2)
-            for block in torch.split(normalized, 1024)
-        ]
-        return torch.cat(blocks) if blocks else torch.empty(0, self.num_codebooks, dtype=torch.long)
-
-    def _checked(self, x: Tensor) -> Tensor:
-        if x.dim() != 2 or x.shape[1] != self.dim or not x.is_floating_point():
-            raise self._mismatch(f"float embeddings of shape (B, {self.dim})", f"{x.dtype} {tuple(x.shape)}")
-        finite = x.isfinite().all(1)
-        if not bool(finite.all()):
-            row = int((~finite).nonzero()[0])
-            raise DataError(
-                f"embedding {row} of {len(x)}",
-                expected="finite numbers",
-                got="NaN or infinity",
-                next_step="check the teacher's output and the audio that it came from",
-            )
-        return x.to(self.mean.device)
+        scaled = normalized.double() * (LOG_SCALE_SPEED * self.logits_log_scale.double()).exp()
+        scores = functional.linear(scaled, weight, bias).float()
+        return scores.view(-1, self.num_codebooks, self.codebook_size).argmax(2)
 
     def _mismatch(self, expected: str, got: str) -> ArtifactMismatchError:
         return ArtifactMismatchError(
@@ -255,6 +247,17 @@ class Quantizer(nn.Module):
                 path, f"id {header['id'][:12]} as its header states", f"id {quantizer.id[:12]} from its weights"
             )
         return quantizer.requires_grad_(False).to(device)
+
+
+def _refuse_not_finite(block: Tensor, start: int, total: int) -> None:
+    finite = block.isfinite().all(1)
+    if not bool(finite.all()):
+        raise DataError(
+            f"embedding {start + int((~finite).nonzero()[0])} of {total}",
+            expected="finite numbers",
+            got="NaN or infinity",
+            next_step="check the teacher's output and the audio that it came from",
+        )
 
 
 def _corrupt(path: Path, expected: str, got: str) -> ArtifactCorruptError:

@@ -23,8 +23,10 @@ from torch.nn import functional
 # Rows of one matrix product: always this many (the last block is padded), so that a vector's energies do not
 # depend on how many others came with it.
 UNARY_BLOCK = 256
-# Vectors refined together: bounds memory (about 150 kB a vector) and amortises the cost of a torch call.
+# Vectors refined together: bounds memory (about 150 kB a vector) and amortises the cost of a torch call. On a CPU the
+# tables of a block should stay in its cache; a GPU wants far more to do at once.
 REFINE_BLOCK = 256
+CUDA_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ def unary_energy(x: Tensor, tables: SearchTables) -> Tensor:
         float32 (B, M).
     """
     out = torch.empty(len(x), len(tables.squared_norm), dtype=torch.float32, device=x.device)
-    for start in range(0, len(x), UNARY_BLOCK):
-        block = x[start : start + UNARY_BLOCK]
-        padded = functional.pad(block.to(tables.centers.dtype), (0, 0, 0, UNARY_BLOCK - len(block)))
+    rows = CUDA_BLOCK if x.is_cuda else UNARY_BLOCK
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows]
+        padded = functional.pad(block.to(tables.centers.dtype), (0, 0, 0, rows - len(block)))
         out[start : start + len(block)] = (padded @ tables.centers.T)[: len(block)]
     return out.mul_(-2).add_(tables.squared_norm)
 
@@ -124,7 +127,8 @@ def refine(unary: Tensor, indexes: Tensor, tables: SearchTables, iterations: int
     """
     if iterations < 1 or len(indexes) == 0 or tables.num_codebooks == 0:
         return indexes.clone()
-    blocks = zip(torch.split(unary, REFINE_BLOCK), torch.split(indexes, REFINE_BLOCK), strict=True)
+    rows = CUDA_BLOCK if unary.is_cuda else REFINE_BLOCK
+    blocks = zip(torch.split(unary, rows), torch.split(indexes, rows), strict=True)
     return torch.cat([_refine_block(u, i, tables, iterations, keep_best) for u, i in blocks])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
-from mvqkd.quantizer import Quantizer
+from mvqkd.quantizer import Quantizer, model
 from mvqkd.quantizer.model import QUANTIZER_FILE
 
 
@@ -69,6 +69,27 @@ def test_embeddings_that_are_not_finite_are_refused_by_row(value: float) -> None
     x[3, 7] = value
     with pytest.raises(DataError, match="embedding 3 of 5"):
         make().encode(x)
+
+
+def test_large_batches_are_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer, x = make(), batch(50)
+    whole = quantizer.encode(x)
+    monkeypatch.setattr(model, "ENCODE_BLOCK", 16)
+    assert torch.equal(quantizer.encode(x), whole)
+    x[40, 1] = float("nan")
+    with pytest.raises(DataError, match="embedding 40 of 50"):
+        quantizer.encode(x)
+
+
+def test_the_number_of_threads_does_not_show() -> None:
+    quantizer, x = make(dim=64, num_codebooks=8, size=256), batch(700, 64)
+    threads = torch.get_num_threads()
+    encoded = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        encoded.append(quantizer.encode(x))
+    torch.set_num_threads(threads)
+    assert torch.equal(*encoded)
 
 
 @pytest.mark.parametrize("indexes", [torch.tensor([[0, 0, 0, 16]]), torch.tensor([[0, 0, -1, 0]]), torch.zeros(2, 3)])
