@@ -43,10 +43,18 @@ class BundleTeacher:
         device: str,
         *,
         normalize_waveform: bool,
+        takes_mask: bool = True,
         labels: Sequence[str] | None = None,
         batch_frames: int | None = None,
     ) -> None:
-        """``labels`` are a CTC head's symbols, the first one blank; without them there is no transcription."""
+        """Cut ``model`` off behind ``layer``.
+
+        Args:
+            normalize_waveform: bring each recording to mean 0 and variance 1 first.
+            takes_mask: whether the Transformer can be told what is padding; torchaudio's WavLM cannot.
+            labels: a CTC head's symbols, the first one blank; without them there is no transcription.
+            batch_frames: bounds a padded batch; None takes what suits the device, 0 means one by one.
+        """
         self.id = f"{name}-{weights_sha256[:12]}"
         self.layer = layer
         self.num_layers = len(model.encoder.transformer.layers)
@@ -59,6 +67,7 @@ class BundleTeacher:
         self._device = torch.device(device)
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._normalize_waveform = normalize_waveform
+        self._max_padding_share = 0.1 if takes_mask else 0.0
         self._labels = labels
         self._batch_frames = (
             _BATCH_FRAMES.get(self._device.type, _ACCELERATOR_BATCH_FRAMES) if batch_frames is None else batch_frames
@@ -71,7 +80,10 @@ class BundleTeacher:
         features = [self._front_end(samples) for samples in audio]
         lengths = torch.tensor([len(rows) for rows in features], dtype=torch.int64)
         embeddings = torch.zeros(len(audio), max(lengths.tolist(), default=0), self.dim)
-        for batch in length_sorted_batches(lengths.tolist(), max_padded_length=self._batch_frames):
+        batches = length_sorted_batches(
+            lengths.tolist(), max_padded_length=self._batch_frames, max_padding_share=self._max_padding_share
+        )
+        for batch in batches:
             padded = nn.utils.rnn.pad_sequence([features[position] for position in batch], batch_first=True)
             # Without padding no mask: torchaudio's mask is a dense (N, 1, T, T).
             even = len({len(features[position]) for position in batch}) == 1
@@ -130,6 +142,7 @@ def load_bundle_teacher(name: str, layer: int, checkpoint_dir: Path | str | None
         layer,
         device,
         normalize_waveform=bundle._normalize_waveform,
+        takes_mask=bundle._model_type != "WavLM",
         labels=labels,
     )
 

@@ -100,8 +100,8 @@ def small_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def audio() -> list[NDArray[np.float32]]:
     rng = np.random.default_rng(0)
-    # Two pairs close enough to share a padded batch, and a loner.
-    sizes, levels = (9000, 16_000, 8500, 15_000, 1200), (0.02, 0.5, 0.1, 0.1, 0.1)
+    # Pairs close enough to share a padded batch, one of equal length, and a loner.
+    sizes, levels = (9000, 16_000, 8500, 15_000, 1200, 9010), (0.02, 0.5, 0.1, 0.1, 0.1, 0.2)
     return [
         (level * (rng.standard_normal(size) + 0.3)).astype(np.float32)
         for size, level in zip(sizes, levels, strict=True)
