@@ -92,6 +92,8 @@ def test_one_run_with_a_nested_run_a_stage(store: Path) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.params["train-student.model.encoder_dim"] == "144"
     assert parent.data.metrics["student_wer_onnx"] == 0.25
+    assert parent.data.metrics["student_wer_torch"] == 0.30
+    assert "champion_wer" not in parent.data.metrics
     assert parent.data.tags["mvqkd.decision"] == "promote"
     assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"asterisk train", "asterisk test"}
 
@@ -146,7 +148,7 @@ def test_version_carries_the_bundle_and_its_lineage(store: Path) -> None:
     assert version.tags["mvqkd.decision_id"] == decision.id
     assert version.tags["mvqkd.test_set_sha256"] == "a" * 64
     assert version.tags["mvqkd.codebook-indexes"] == lineage.codebook_indexes.id
-    assert "25.00 %" in version.description
+    assert "25.00 % (95 %: 22.0 to 28.0 %)" in version.description
 
     for found in (champion_bundle(MODEL), resolve_bundle(f"models:/{MODEL}@champion")):
         assert found is not None
@@ -207,6 +209,7 @@ def test_better_challenger_takes_over_and_the_old_champion_is_kept(store: Path) 
     assert record["version"] == 2
     assert record["aliases"] == {"challenger": 2, "champion": 2, "previous": 1}
     assert record["previous_champion"] == 1
+    assert connect().get_run(record["run_id"]).data.metrics["champion_wer"] == 0.30
     assert connect().get_model_version(MODEL, "2").tags[registration.TAG_PREVIOUS_CHAMPION] == "1"
     assert load_artifact(resolve_bundle(f"models:/{MODEL}@previous")).id == old.bundle.id
 

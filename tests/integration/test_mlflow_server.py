@@ -54,6 +54,7 @@ def publish(lineage: Lineage, champion: Path | None = None) -> dict[str, object]
         GateConfig(),
         bundle=lineage.bundle.path,
         wer_report=lineage.wer_report.path,
+        quantizer=lineage.quantizer.path,
         champion=champion,
         out=root / "decision",
     )

@@ -131,7 +131,13 @@ def test_without_a_champion_the_bundle_itself_is_tried(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = make_lineage(Path("artifacts"), parity_ok=False)
-    gate(GateConfig(), bundle=made.bundle.path, wer_report=made.wer_report.path, out=made.root / "decision")
+    gate(
+        GateConfig(),
+        bundle=made.bundle.path,
+        wer_report=made.wer_report.path,
+        quantizer=made.quantizer.path,
+        out=made.root / "decision",
+    )
     values, shown = summary(capsys)
     assert values["decision"] == "reject"
     assert values["model_version"] is None

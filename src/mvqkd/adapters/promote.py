@@ -9,7 +9,7 @@ from typing import Any
 
 from mvqkd.adapters.mlflow_store import connect
 from mvqkd.adapters.registration import Registration, move_aliases, refuse_overtaken, register
-from mvqkd.adapters.run_records import TAG_GIT_SHA
+from mvqkd.adapters.run_records import TAG_GIT_SHA, flatten
 from mvqkd.adapters.tracking import TAG_DECISION, LoggedRun, log_lineage
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import PromoteConfig
@@ -20,9 +20,9 @@ PROMOTION_FILE = "promotion.json"
 _HEADLINE = {
     "wer": "student_wer_onnx",
     "cer": "student_cer_onnx",
-    "torch_wer": "student_wer_torch",
+    "torch.wer": "student_wer_torch",
     "rtf": "rtf_onnx",
-    "champion_wer": "champion_wer",
+    "champion.wer": "champion_wer",
     "quantizer_error": "quantizer_relative_error",
     "test_utterances": "test_utterances",
 }
@@ -119,7 +119,8 @@ def _load_lineage(
 
 
 def _headline(decision: Artifact) -> dict[str, float]:
-    figures = {metric: decision.figures.get(name) for name, metric in _HEADLINE.items()}
+    known = dict(flatten(decision.figures))
+    figures = {metric: known.get(name) for name, metric in _HEADLINE.items()}
     return {
         name: float(value) for name, value in figures.items() if isinstance(value, int | float) and math.isfinite(value)
     }
@@ -143,8 +144,8 @@ def _version_tags(decision: Artifact, lineage: Sequence[Artifact]) -> dict[str, 
 def _description(decision: Artifact, lineage: Sequence[Artifact]) -> str:
     figures = decision.figures
     wer = figures.get("wer")
-    low, high = figures.get("wer_low_95"), figures.get("wer_high_95")
-    interval = f" (95 %: {100 * low:.1f} to {100 * high:.1f} %)" if low is not None and high is not None else ""
+    bounds = figures.get("wer_interval_95")
+    interval = " (95 %: {:.1f} to {:.1f} %)".format(*(100 * bound for bound in bounds)) if bounds else ""
     lines = [
         f"**{decision.facts['decision']}**: {figures['reason']}",
         "",

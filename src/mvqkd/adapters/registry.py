@@ -175,5 +175,5 @@ def _verified(directory: Path, label: str, registered: str | None) -> Path:
         label,
         expected=f"its bundle below {redacted(str(directory))}",
         got="no bundle" if directory.is_dir() else "no such directory",
-        next_step="restore the artifacts directory of the store, or register the bundle again with `mvqkd promote`",
+        next_step="restore the artifacts directory of the store, or delete that version in `mvqkd ui` and run it again",
     )

@@ -45,12 +45,19 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def figures(artifact: Artifact) -> Iterator[Any]:
-    """Numbers of the artifact's figures as metrics; a list of numbers becomes one curve over its index."""
+    """Numbers of the artifact's figures as metrics.
+
+    An interval becomes two metrics, ``.low`` and ``.high``; any other list of numbers one curve over its index.
+    """
     from mlflow.entities import Metric
 
     end = end_ms(artifact)
     yield Metric("wall_s", artifact.wall_s, end, 0)
     for name, value in flatten(artifact.figures):
+        if "interval" in name and isinstance(value, list) and len(value) == 2:
+            yield Metric(_metric_name(f"{name}.low"), float(value[0]), end, 0)
+            yield Metric(_metric_name(f"{name}.high"), float(value[1]), end, 0)
+            continue
         for step, number in enumerate(value if isinstance(value, list) else [value]):
             if _is_number(number):
                 yield Metric(_metric_name(name), float(number), end, step)

@@ -12,6 +12,7 @@ from mvqkd.errors import ArtifactCorruptError
 
 REPORT_FILE = "wer.json"
 PARITY_FILE = "parity.json"
+BUNDLE_FILE = "bundle.json"
 
 # The bundle's row that decides: what ships, decoded the plainest way.
 RECORD_DECODER = "greedy"
@@ -77,6 +78,18 @@ def read_parity(artifact: Artifact) -> bool | None:
     """
     verdict = _read_json(artifact, PARITY_FILE).get("ok")
     return verdict if isinstance(verdict, bool) else None
+
+
+def read_lineage(bundle: Artifact) -> dict[str, str]:
+    """Kind -> id of every artifact that the bundle's student was made from, as bundle.json states it.
+
+    Raises:
+        ArtifactCorruptError: bundle.json is missing or states no lineage.
+    """
+    lineage = _read_json(bundle, BUNDLE_FILE).get("lineage")
+    if not isinstance(lineage, dict):
+        raise _unreadable(bundle, BUNDLE_FILE, "no lineage")
+    return {str(kind): str(artifact_id) for kind, artifact_id in lineage.items()}
 
 
 def _read_json(artifact: Artifact, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import GateConfig
 from mvqkd.errors import ArtifactMismatchError
 from mvqkd.promotion.gate import Candidate, decide
-from mvqkd.promotion.reports import RECORD_DECODER, Report, ReportRow, read_parity, read_report
+from mvqkd.promotion.reports import RECORD_DECODER, Report, ReportRow, read_lineage, read_parity, read_report
 
 DECISION_FILE = "decision.json"
 
@@ -29,7 +29,7 @@ def gate(
     Args:
         bundle: onnx-bundle under judgement, with wer.json and parity.json.
         wer_report: wer-report of the same student, decoded by torch.
-        quantizer: quantizer whose indexes the student learnt from, when it learnt from any.
+        quantizer: quantizer whose indexes the student learnt from; ignored when it learnt from none.
         champion: directory of the champion's bundle; None when there is none yet.
     Returns:
         promotion-decision; ``figures["decision"]`` is ``promote`` or ``reject``, decision.json holds every check.
@@ -41,7 +41,7 @@ def gate(
     _require_common_parent(bundle_artifact, torch_artifact, "student-checkpoint")
     if "cut-manifest" in bundle_artifact.parents and "cut-manifest" in torch_artifact.parents:
         _require_common_parent(bundle_artifact, torch_artifact, "cut-manifest")
-    quantizer_artifact = None if quantizer is None else load_artifact(quantizer, "quantizer")
+    quantizer_artifact = _quantizer_of(bundle_artifact, quantizer)
     champion_artifact = None if champion is None else load_artifact(champion, "onnx-bundle")
 
     report, torch_report = read_report(bundle_artifact), read_report(torch_artifact)
@@ -57,9 +57,9 @@ def gate(
     figures = {
         "decision": decision.decision,
         "reason": decision.reason,
-        **_scores("", report.record),
-        **_scores("torch_", torch_report.row("torch", RECORD_DECODER)),
-        **_scores("champion_", None if rival_report is None else rival_report.record),
+        **_scores(report.record),
+        "torch": _scores(torch_report.row("torch", RECORD_DECODER)),
+        "champion": _scores(None if rival_report is None else rival_report.record),
         "rtf": bundle_artifact.figures.get("rtf"),
         "test_utterances": report.num_utterances,
         "quantizer_error": challenger.quantizer_error,
@@ -88,7 +88,7 @@ def gate(
 
 def _recordable(value: Any) -> bool:
     # JSON has no NaN; decision.json names one where it decided.
-    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    return value not in (None, {}) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _candidate(bundle: Artifact, report: Report, quantizer: Artifact | None) -> Candidate:
@@ -103,18 +103,33 @@ def _candidate(bundle: Artifact, report: Report, quantizer: Artifact | None) -> 
     )
 
 
+def _quantizer_of(bundle: Artifact, given: Path | None) -> Artifact | None:
+    """The quantizer that the bundle's student learnt from, checked; None when it learnt from none."""
+    wanted = read_lineage(bundle).get("quantizer")
+    if wanted is None:
+        return None
+    quantizer = None if given is None else load_artifact(given, "quantizer")
+    if quantizer is None or quantizer.id != wanted:
+        raise ArtifactMismatchError(
+            f"onnx-bundle {bundle.path} ({bundle.short_id})",
+            expected=f"quantizer {wanted[:12]}, which its student learnt from",
+            got="none" if quantizer is None else f"quantizer {quantizer.short_id} at {quantizer.path}",
+            next_step="pass that one with --quantizer, or re-run encode-ci, train-student and what follows",
+        )
+    return quantizer
+
+
 def _relative_error(quantizer: Artifact) -> float:
     # A quantizer without the figure must fail the bound, not slip past it.
     figure = quantizer.figures.get("relative_error")
     return float("nan") if figure is None else float(figure)
 
 
-def _scores(prefix: str, row: ReportRow | None) -> dict[str, Any]:
+def _scores(row: ReportRow | None) -> dict[str, Any]:
     if row is None:
         return {}
-    low, high = row.interval_95 or (None, None)
-    scores = {"wer": row.wer, "cer": row.cer, "wer_low_95": low, "wer_high_95": high}
-    return {f"{prefix}{name}": value for name, value in scores.items()}
+    scores = {"wer": row.wer, "cer": row.cer, "wer_interval_95": row.interval_95 and list(row.interval_95)}
+    return {name: value for name, value in scores.items() if _recordable(value)}
 
 
 def _require_common_parent(bundle: Artifact, report: Artifact, kind: str) -> None:

@@ -139,6 +139,7 @@ def make_lineage(
             "tokens.txt": "<blk> 0\n",
             "wer.json": _report(report, onnx_rows),
             "parity.json": json.dumps({"ok": parity_ok, "max_difference": 1e-5}),
+            "bundle.json": json.dumps({"lineage": {student.kind: student.id, **student.parents}}),
         },
         [data, student],
         figures={"rtf": 0.02},

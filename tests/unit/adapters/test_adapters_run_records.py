@@ -53,6 +53,13 @@ def test_lists_of_figures_become_curves_and_texts_do_not_become_metrics(lineage:
     assert metrics[0][0] == "wall_s"
 
 
+def test_an_interval_becomes_its_two_bounds(lineage: Lineage) -> None:
+    report = dataclasses.replace(lineage.wer_report, figures={"rows": {"greedy": {"wer_interval_95": [0.1, 0.2]}}})
+    metrics = {metric.key: metric.value for metric in records.figures(report)}
+    assert metrics["rows.greedy.wer_interval_95.low"] == 0.1
+    assert metrics["rows.greedy.wer_interval_95.high"] == 0.2
+
+
 def test_history_is_spread_over_the_stage(lineage: Lineage) -> None:
     student = dataclasses.replace(lineage.student, wall_s=60.0)
     loss = [metric for metric in records.history(student) if metric.key == "loss"]

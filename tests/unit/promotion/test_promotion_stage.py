@@ -47,9 +47,10 @@ def test_first_challenger_is_promoted_and_every_row_recorded(tmp_path: Path) -> 
     assert [set(row) for row in record["checks"]] == [{"name", "figure", "threshold", "verdict", "why"}] * 6
     assert record["bundle_id"] == decision.facts["bundle_id"] == lineage.bundle.id
     assert record["champion_id"] is None
+    assert "champion" not in decision.figures
     assert decision.figures["wer"] == 0.25
-    assert decision.figures["torch_wer"] == 0.24
-    assert decision.figures["wer_low_95"] == pytest.approx(0.22)
+    assert decision.figures["torch"]["wer"] == 0.24
+    assert decision.figures["wer_interval_95"] == pytest.approx([0.22, 0.28])
     assert decision.figures["rtf"] == 0.02
     for parent in (lineage.bundle, lineage.wer_report, lineage.quantizer):
         decision.require_parent(parent)
@@ -73,7 +74,7 @@ def test_worse_challenger_is_rejected_and_knows_its_champion(tmp_path: Path) -> 
     decision = run_gate(lineage, champion=champion.bundle.path)
     assert decision.figures["decision"] == "reject"
     assert decision.facts["champion_id"] == champion.bundle.id
-    assert decision.figures["champion_wer"] == 0.20
+    assert decision.figures["champion"]["wer"] == 0.20
 
 
 def test_champion_itself_passes(tmp_path: Path) -> None:
@@ -99,7 +100,13 @@ def test_bundle_without_its_own_wer_is_rejected(tmp_path: Path) -> None:
 def test_parity_without_a_verdict_rejects(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path)
     bundle = rewritten(lineage.bundle, tmp_path / "other", "parity.json", '{"max_difference": 0}')
-    decision = gate(GateConfig(), bundle=bundle, wer_report=lineage.wer_report.path, out=tmp_path / "decision")
+    decision = gate(
+        GateConfig(),
+        bundle=bundle,
+        wer_report=lineage.wer_report.path,
+        quantizer=lineage.quantizer.path,
+        out=tmp_path / "decision",
+    )
     assert "ONNX parity" in decision.figures["reason"]
 
 
@@ -113,12 +120,44 @@ def test_report_of_another_student_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "decision").exists()
 
 
+def test_quantizer_must_be_the_student_s(tmp_path: Path) -> None:
+    lineage = make_lineage(tmp_path / "one")
+    other = make_lineage(tmp_path / "two", relative_error=0.1)
+    for quantizer, got in ((other.quantizer.path, other.quantizer.short_id), (None, "got none")):
+        with pytest.raises(ArtifactMismatchError, match=got) as caught:
+            gate(
+                GateConfig(),
+                bundle=lineage.bundle.path,
+                wer_report=lineage.wer_report.path,
+                quantizer=quantizer,
+                out=tmp_path / "decision",
+            )
+        assert lineage.quantizer.short_id in str(caught.value)
+
+
+def test_quantizer_that_the_student_never_saw_is_not_judged(tmp_path: Path) -> None:
+    lineage = make_lineage(tmp_path, objective="none", relative_error=0.99)
+    decision = run_gate(lineage)
+    assert decision.figures["decision"] == "promote"
+    assert "quantizer" not in decision.parents
+
+
+def test_bad_quantizer_rejects(tmp_path: Path) -> None:
+    assert "quantizer error" in run_gate(make_lineage(tmp_path, relative_error=0.99)).figures["reason"]
+
+
 @pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"rows": [{"wer": "high"}]}'])
 def test_unreadable_report_is_one_line(tmp_path: Path, text: str) -> None:
     lineage = make_lineage(tmp_path)
     bundle = rewritten(lineage.bundle, tmp_path / "other", "wer.json", text)
     with pytest.raises(ArtifactCorruptError, match=r"wer\.json.*re-run export-onnx") as caught:
-        gate(GateConfig(), bundle=bundle, wer_report=lineage.wer_report.path, out=tmp_path / "decision")
+        gate(
+            GateConfig(),
+            bundle=bundle,
+            wer_report=lineage.wer_report.path,
+            quantizer=lineage.quantizer.path,
+            out=tmp_path / "decision",
+        )
     assert "\n" not in str(caught.value)
 
 
