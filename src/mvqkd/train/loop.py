@@ -98,9 +98,9 @@ class Trainer:
             self._skip(batch, state, losses)
             return {}
         self.optimizer.step()
-        elapsed_s = time.perf_counter() - started
         row = {name: value.item() for name, value in losses.items()}
-        return {**row, "learning_rate": learning_rate, "gradient_norm": norm.item(), "step_s": round(elapsed_s, 4)}
+        state.step_times_s.append(round(time.perf_counter() - started, 4))
+        return {**row, "learning_rate": learning_rate, "gradient_norm": norm.item()}
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """All losses of a batch, per student frame in nats (regression objectives: per channel)."""

@@ -210,14 +210,13 @@ def _figures(
         for name in ("loss", "transducer_loss", "ctc_loss", "distillation_loss")
         if last and name in last[0]
     }
-    step_s = float(np.median([row["step_s"] for row in state.history])) if state.history else 0.0
     return {
         "num_parameters": student.num_parameters(),
         "num_steps": state.step,
         "num_skipped_batches": state.num_bad_batches,
         "num_cuts": len(source.cuts),
         "train_hours": round(source.total_duration_s / 3600, 4),
-        "median_step_s": step_s,
+        "median_step_s": float(np.median(state.step_times_s)) if state.step_times_s else 0.0,
         **means,
         **({"distillation_chance_level": objective.chance_level} if objective is not None else {}),
     }

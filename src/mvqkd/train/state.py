@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from mvqkd.artifacts import atomic_open
 STATE_FILE = ".trainer-state.pt"
 EPOCH_FILE = ".epoch-{:05d}.safetensors"
 HISTORY_FILE = "history.jsonl"
+HISTORY_CSV_FILE = "history.csv"
 
 
 @dataclass
@@ -29,6 +31,8 @@ class TrainerState:
     seen_s: float = 0.0
     num_bad_batches: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    # Apart from the history, which is part of the artifact and must not depend on the machine's speed.
+    step_times_s: list[float] = field(default_factory=list)
 
 
 def save_state(directory: Path, state: TrainerState, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -69,6 +73,10 @@ def average_epochs(directory: Path, last_epoch: int, count: int) -> dict[str, Te
 
 
 def write_history(directory: Path, history: list[dict[str, Any]]) -> None:
-    """Write the history as JSON lines."""
+    """Write the history as JSON lines, and as CSV for `dvc plots`."""
     with atomic_open(directory / HISTORY_FILE) as stream:
         stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in history)
+    with atomic_open(directory / HISTORY_CSV_FILE) as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(history[0]) if history else ["step"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
