@@ -7,9 +7,10 @@ downstream (codebook indexes computed once, looked up for months) stands on that
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -133,6 +134,19 @@ def resolve_device(name: str) -> str:
             next_step="use --device auto or cpu",
         ) from error
     return name
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute convolutions in float32 on CUDA, too.
+
+    torch's default there is TF32, 10 bits of mantissa: enough of an error that the kernel chosen for a batch's
+    shape shows in the embeddings, which must not depend on the batch.
+    """
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+        yield
 
 
 def check_layer(name: str, layer: int, num_layers: int) -> None:

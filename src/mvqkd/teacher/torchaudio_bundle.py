@@ -16,7 +16,7 @@ from torch.nn import functional
 from mvqkd.artifacts import file_sha256
 from mvqkd.errors import TeacherError
 from mvqkd.frames import SAMPLE_RATE_HZ
-from mvqkd.teacher.base import check_audio, check_layer
+from mvqkd.teacher.base import check_audio, check_layer, full_precision
 from mvqkd.teacher.batching import length_sorted_batches
 from mvqkd.torchaudio_compat import import_torchaudio
 
@@ -73,6 +73,7 @@ class BundleTeacher:
             _BATCH_FRAMES.get(self._device.type, _ACCELERATOR_BATCH_FRAMES) if batch_frames is None else batch_frames
         )
 
+    @full_precision()
     @torch.inference_mode()
     def embed(self, audio: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
         """See ``Teacher.embed``."""

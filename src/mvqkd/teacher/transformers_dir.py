@@ -22,7 +22,7 @@ from torch.nn import functional
 from mvqkd.artifacts import content_hash, file_sha256
 from mvqkd.errors import MissingDependencyError, TeacherError
 from mvqkd.frames import SAMPLE_RATE_HZ
-from mvqkd.teacher.base import TRANSFORMERS_PREFIX, Teacher, check_audio, check_layer
+from mvqkd.teacher.base import TRANSFORMERS_PREFIX, Teacher, check_audio, check_layer, full_precision
 from mvqkd.teacher.whisper import WhisperTeacher
 from mvqkd.teacher.whisper_safetensors import encoder_of_safetensors
 from mvqkd.torchaudio_compat import import_torchaudio
@@ -95,6 +95,7 @@ class WaveformTeacher:
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._min_samples = _receptive_field(model.config.conv_kernel, model.config.conv_stride)
 
+    @full_precision()
     @torch.inference_mode()
     def embed(self, audio: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
         """See ``Teacher.embed``."""

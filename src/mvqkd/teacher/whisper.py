@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mvqkd.errors import TeacherError
 from mvqkd.frames import SAMPLE_RATE_HZ, expected_teacher_frames
-from mvqkd.teacher.base import WHISPER_TINY_EN, check_audio, check_layer
+from mvqkd.teacher.base import WHISPER_TINY_EN, check_audio, check_layer, full_precision
 from mvqkd.teacher.batching import length_sorted_batches
 from mvqkd.teacher.ct2_reader import MODEL_FILES_SHA256, Ct2Model, find_embedded_model, read_ct2_model
 from mvqkd.teacher.whisper_encoder import (
@@ -75,6 +75,7 @@ class WhisperTeacher:
         self._open_transcriber = open_transcriber
         self._transcriber: WhisperTranscriber | None = None
 
+    @full_precision()
     @torch.inference_mode()
     def embed(self, audio: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
         """See ``Teacher.embed``."""

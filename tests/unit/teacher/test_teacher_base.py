@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mvqkd.errors import AudioError, ConfigError, TeacherError
-from mvqkd.teacher.base import TeacherSpec, check_audio, load_teacher, resolve_device, teacher_names
+from mvqkd.teacher.base import TeacherSpec, check_audio, full_precision, load_teacher, resolve_device, teacher_names
 
 
 def load(name: str, layer: int = 1, **fields: str) -> object:
@@ -88,6 +88,13 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 def test_recordings_that_no_teacher_can_embed(samples: np.ndarray, got: str) -> None:
     with pytest.raises(AudioError, match=rf"recording 1 of the batch: .*{got}"):
         check_audio("t", [np.ones(9, np.float32), samples])
+
+
+def test_full_precision_holds_inside_only() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with full_precision():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_the_carrier_package_is_never_imported() -> None:
