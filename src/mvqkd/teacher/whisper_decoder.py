@@ -39,7 +39,7 @@ class WhisperTranscriber:
                 "transcription with whisper-tiny.en",
                 expected="the package ctranslate2",
                 got=str(error),
-                next_step="pip install ctranslate2, or evaluate with --no-teacher-wer",
+                next_step="pip install ctranslate2, or evaluate with --teacher-wer false",
             ) from error
         self._as_storage: Any = ctranslate2.StorageView.from_array
         # One thread a recording: recordings are independent, so the workers never wait for each other.
