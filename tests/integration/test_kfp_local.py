@@ -15,8 +15,12 @@ from mvqkd.testing.corpus import make_corpus
 from pipelines.distill import distill
 from tests.pipeline_budget import tiny_params
 
-# kfp looks for "python" in the image's name before it runs a component without an image.
-pytestmark = pytest.mark.filterwarnings("ignore:You may be attemp:RuntimeWarning")
+pytestmark = [
+    # kfp looks for "python" in the image's name before it runs a component without an image.
+    pytest.mark.filterwarnings("ignore:You may be attemp:RuntimeWarning"),
+    # Names for the graph mean nothing to the local runner, and it says so.
+    pytest.mark.filterwarnings("ignore:Task .* have no effect in the current local runner:UserWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +67,7 @@ def test_every_stage_wrote_its_artifact_once(promoted: dict[str, list[Artifact]]
 
 
 def test_lineage_goes_back_to_the_data(promoted: dict[str, list[Artifact]]) -> None:
-    (bundle,), (student,), (data,) = (
-        promoted[kind] for kind in ("onnx-bundle", "student-checkpoint", "cut-manifest")
-    )
+    (bundle,), (student,), (data,) = (promoted[kind] for kind in ("onnx-bundle", "student-checkpoint", "cut-manifest"))
     bundle.require_parent(student)
     student.require_parent(data)
     student.require_parent(promoted["codebook-indexes"][0])
@@ -85,6 +87,7 @@ def test_promote_branch_was_taken(promoted: dict[str, list[Artifact]]) -> None:
     assert record["aliases"]["champion"] == record["version"]
 
 
+@pytest.mark.slow
 def test_rejected_challenger_is_recorded_and_the_champion_stays(
     workspace: Path, promoted: dict[str, list[Artifact]]
 ) -> None:
