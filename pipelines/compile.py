@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from components.image import IMAGE
 from kfp import compiler
 
+from components.image import IMAGE
 from pipelines.distill import distill
 
 GOLDEN_FILE = Path(__file__).with_name("distill.golden.yaml")

@@ -8,6 +8,8 @@ which depend on the registry's state. It cannot see that files behind an unchang
 changed: submit such a run with caching off.
 """
 
+from kfp import dsl
+
 from components.encode_ci.component import encode_ci
 from components.evaluate.component import evaluate
 from components.export_onnx.component import export_onnx
@@ -17,7 +19,6 @@ from components.gate.component import gate
 from components.prepare_data.component import prepare_data
 from components.promote.component import promote
 from components.train_student.component import train_student
-from kfp import dsl
 
 
 @dsl.pipeline(

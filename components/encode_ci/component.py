@@ -25,7 +25,6 @@ def encode_ci(
     from pathlib import Path
 
     from mvqkd.codebook.encode import encode_ci
-
     from mvqkd.config import EncodeCiConfig, section_from_json
 
     artifact = encode_ci(

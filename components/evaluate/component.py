@@ -26,9 +26,8 @@ def evaluate(
     """
     from pathlib import Path
 
-    from mvqkd.decode.evaluate import evaluate
-
     from mvqkd.config import EvaluateConfig, section_from_json
+    from mvqkd.decode.evaluate import evaluate
 
     artifact = evaluate(
         section_from_json(EvaluateConfig, config),

@@ -24,9 +24,8 @@ def export_onnx(
     """
     from pathlib import Path
 
-    from mvqkd.export.stage import export_onnx
-
     from mvqkd.config import ExportOnnxConfig, section_from_json
+    from mvqkd.export.stage import export_onnx
 
     artifact = export_onnx(
         section_from_json(ExportOnnxConfig, config),

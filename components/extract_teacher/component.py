@@ -20,9 +20,8 @@ def extract_teacher(
     """
     from pathlib import Path
 
-    from mvqkd.teacher.extract import extract_teacher
-
     from mvqkd.config import ExtractTeacherConfig, section_from_json
+    from mvqkd.teacher.extract import extract_teacher
 
     artifact = extract_teacher(
         section_from_json(ExtractTeacherConfig, config),

@@ -22,9 +22,8 @@ def fit_quantizer(
     """
     from pathlib import Path
 
-    from mvqkd.quantizer.fit_stage import fit_quantizer
-
     from mvqkd.config import FitQuantizerConfig, section_from_json
+    from mvqkd.quantizer.fit_stage import fit_quantizer
 
     artifact = fit_quantizer(
         section_from_json(FitQuantizerConfig, config),

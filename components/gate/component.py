@@ -32,7 +32,6 @@ def gate(
     from pathlib import Path
 
     from mvqkd.adapters.registry import champion_bundle
-
     from mvqkd.config import GateConfig, PromoteConfig, section_from_json
     from mvqkd.promotion.stage import gate
 

@@ -35,7 +35,6 @@ def promote(
     from pathlib import Path
 
     from mvqkd.adapters.promote import promote
-
     from mvqkd.config import PromoteConfig, section_from_json
 
     artifact = promote(

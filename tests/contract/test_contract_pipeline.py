@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from components.image import IMAGE
-from pipelines.compile import GOLDEN_FILE, compiled, main
 
+from components.image import IMAGE
 from mvqkd.cli.stages import STAGES
+from pipelines.compile import GOLDEN_FILE, compiled, main
 
 ROOT = Path(__file__).parents[2]
 
