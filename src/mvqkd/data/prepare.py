@@ -71,7 +71,10 @@ def prepare_data(config: PrepareDataConfig, *, out: Path) -> Artifact:
     refuse_too_many(rejected, len(corpus.rows), config, partial.path / REJECTED_FILE)
     if not accepted:
         raise EmptyCutSetError(
-            f"source {config.source}", expected="recordings", got="none", next_step="name a corpus that holds some"
+            f"source {config.source} {config.manifest or config.corpus_dir or config.cuts or ''}".strip(),
+            expected="recordings",
+            got="none",
+            next_step="name a corpus that holds some",
         )
     split_of = assign_splits(
         accepted,

@@ -1,0 +1,30 @@
+"""Machine, versions and command line of a measurement, recorded beside every figure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "lhotse", "onnxruntime", "sherpa-onnx")
+
+
+def describe() -> dict[str, Any]:
+    """What a reader needs to judge a figure or to repeat it."""
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
