@@ -57,6 +57,7 @@ def run(_arguments: argparse.Namespace) -> int:
         return 130 if code == 130 else 1
     from mvqkd.cli.main import run as run_command
 
+    print()
     return run_command(["summary", "--started", str(started)])
 
 
