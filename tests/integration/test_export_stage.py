@@ -15,9 +15,10 @@ import torch
 
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
 from mvqkd.cli.main import run
-from mvqkd.config import EvaluateConfig, ExportOnnxConfig, ModelConfig, PrepareDataConfig
+from mvqkd.config import EvaluateConfig, ExportOnnxConfig, ExtractTeacherConfig, ModelConfig, PrepareDataConfig
 from mvqkd.data.cuts import load_cuts
 from mvqkd.data.prepare import prepare_data
+from mvqkd.data.text import normalize_text
 from mvqkd.decode.evaluate import UTTERANCES_FILE, evaluate
 from mvqkd.decode.report import WerReport
 from mvqkd.decode.scoring import word_errors
@@ -25,6 +26,7 @@ from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ConfigErro
 from mvqkd.export.stage import export_onnx
 from mvqkd.student.checkpoint import save_student, student_facts
 from mvqkd.student.model import Student
+from mvqkd.teacher.extract import extract_teacher
 from mvqkd.testing.corpus import make_corpus
 
 
@@ -90,6 +92,33 @@ def test_evaluate_scores_every_decoder_on_every_utterance(chain: Chain) -> None:
     assert figures["wer"] == greedy.wer
     assert figures["rows"]["ctc_greedy"]["rtf"] > 0
     assert figures["num_utterances"] == len(cuts) > 3
+
+
+def test_the_teacher_is_scored_beside_its_student(chain: Chain, tmp_path: Path) -> None:
+    embeddings = extract_teacher(
+        ExtractTeacherConfig(num_frames=20, layer=1, device="cpu"), data=chain.data.path, out=tmp_path / "embeddings"
+    )
+    rows = {}
+    for wanted in (True, False):
+        artifact = evaluate(
+            EvaluateConfig(decoders=["greedy"], teacher_wer=wanted, bootstrap_samples=100, device="cpu"),
+            data=chain.data.path,
+            student=chain.student.path,
+            out=tmp_path / f"wer-{wanted}",
+            teacher_embeddings=embeddings.path,
+        )
+        rows[wanted] = [row.name for row in WerReport.load(artifact.path).rows]
+        assert (artifact.parents.get("teacher-embeddings") == embeddings.id) is wanted
+        assert (artifact.facts["teacher_id"] == embeddings.facts["teacher_id"]) is wanted
+        # The headline stays the student's.
+        assert artifact.figures["wer"] == chain.report.figures["wer"]
+    assert rows == {True: ["torch/greedy", "teacher"], False: ["torch/greedy"]}
+    report = WerReport.load(tmp_path / "wer-True")
+    teacher = report.row("teacher", "teacher")
+    assert teacher is not None
+    # Whisper hears something in these buzzes; whatever it is, it must have been normalised before scoring.
+    assert any(report.texts(teacher))
+    assert all(text == normalize_text(text) for text in report.texts(teacher))
 
 
 def test_alignments_give_the_counts_of_the_report(chain: Chain) -> None:
@@ -277,3 +306,14 @@ def test_the_readmes_command_works_as_it_stands(chain: Chain, tmp_path: Path) ->
         cwd=tmp_path,
     )
     assert result.stdout.strip() == ours.stdout.strip() != ""
+
+
+def test_tokens_that_do_not_fit_the_student_are_refused(chain: Chain, tmp_path: Path) -> None:
+    partial = PartialArtifact(tmp_path / "student", "student-checkpoint", stage="s", config={}, parents=[chain.data])
+    for name in chain.student.files:
+        shutil.copyfile(chain.student.path / name, partial.path / name)
+    with (partial.path / "tokens.txt").open("a") as stream:
+        stream.write(f"# {chain.student.facts['vocab_size']}\n")
+    student = partial.commit(facts=chain.student.facts)
+    with pytest.raises(ArtifactMismatchError, match=r"symbols in tokens\.txt"):
+        evaluate(EvaluateConfig(), data=chain.data.path, student=student.path, out=tmp_path / "out")

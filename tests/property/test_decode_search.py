@@ -179,3 +179,26 @@ def test_each_context_is_computed_once() -> None:
     model = TableTransducer(3, 5, 2)
     modified_beam_search(model, *random_encoded(3, [12, 9, 12]), beam_size=4)
     assert len(model.contexts_seen) == len(set(model.contexts_seen))
+
+
+class Direct:
+    """A transducer whose encoder output is the logits."""
+
+    context_size = 1
+
+    def predict(self, contexts: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.zeros((len(contexts), 3), dtype=np.float32)
+
+    def join(self, encoded: NDArray[np.float32], predicted: NDArray[np.float32]) -> NDArray[np.float32]:
+        return encoded + predicted
+
+
+@pytest.mark.parametrize(("token_probabilities", "frame"), [((0.2, 0.9), 1), ((0.9, 0.2), 0)])
+def test_merged_hypotheses_keep_the_emission_time_of_the_likelier_path(
+    token_probabilities: tuple[float, float], frame: int
+) -> None:
+    logits = np.log(np.array([[[1 - p - 1e-6, 1e-6, p] for p in token_probabilities]], dtype=np.float32))
+    (found,) = modified_beam_search(Direct(), logits, np.array([2]), beam_size=9)
+    assert (found.tokens, found.frames) == ((2,), (frame,))
+    first, second = token_probabilities
+    assert math.isclose(math.exp(found.log_prob), first * (1 - second) + (1 - first) * second, abs_tol=1e-4)

@@ -17,16 +17,14 @@ from mvqkd.config import Decoder, EvaluateConfig
 from mvqkd.data.audio import load_audio
 from mvqkd.data.features import log_mel
 from mvqkd.data.text import normalize_text
-from mvqkd.data.tokens import Tokens
 from mvqkd.decode.batching import by_length, pad_features
 from mvqkd.decode.report import GREEDY, TEACHER, Row, Runtime, WerReport, build_report, row_figures
 from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
 from mvqkd.decode.scoring import align_words
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search, modified_beam_search
-from mvqkd.decode.torch_runtime import TorchTransducer
+from mvqkd.decode.torch_runtime import TorchTransducer, load_transducer
 from mvqkd.errors import ConfigError
 from mvqkd.progress import track
-from mvqkd.student.checkpoint import load_student
 from mvqkd.teacher.base import Teacher, resolve_device
 
 UTTERANCES_FILE = "utterances.jsonl"
@@ -57,7 +55,7 @@ def evaluate(
         )
     manifest = load_artifact(data, "cut-manifest")
     device = resolve_device(config.device)
-    module, student_artifact = load_student(student, device)
+    transducer, tokens, student_artifact = load_transducer(student, device)
     student_artifact.require_parent(manifest)
     parents = [manifest, student_artifact]
     teacher = None
@@ -71,8 +69,7 @@ def evaluate(
     )
 
     scored = load_scored_split(manifest, config.split)
-    tokens = Tokens.load(student)
-    decoded, seconds = _decode(config, TorchTransducer(module, device), scored)
+    decoded, seconds = _decode(config, transducer, scored)
     hyps: dict[tuple[str, Runtime], list[str]] = {
         (decoder, "torch"): [normalize_text(tokens.decode(found.tokens), scored.text_normalizer) for found in results]
         for decoder, results in decoded.items()

@@ -5,11 +5,17 @@ Shapes: N batch, T feature frames, S student frames, C context symbols, D encode
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvqkd.artifacts import Artifact
+from mvqkd.data.tokens import TOKENS_FILE, Tokens
+from mvqkd.errors import ArtifactMismatchError
+from mvqkd.student.checkpoint import load_student
 from mvqkd.student.model import Student
 
 Floats = NDArray[np.float32]
@@ -63,6 +69,25 @@ class TorchTransducer:
             torch.from_numpy(encoded).to(self.device), torch.from_numpy(predicted).to(self.device)
         )
         return _numpy(logits)
+
+
+def load_transducer(path: Path, device: str = "cpu") -> tuple[TorchTransducer, Tokens, Artifact]:
+    """Load a student-checkpoint with the tokens that its outputs stand for.
+
+    Raises:
+        ArtifactError: see ``load_student``; also when tokens.txt has another size than the student's vocabulary.
+        DataError: tokens.txt is missing or malformed.
+    """
+    student, artifact = load_student(path, device)
+    tokens = Tokens.load(path)
+    if tokens.vocab_size != student.vocab_size:
+        raise ArtifactMismatchError(
+            f"student-checkpoint {path} ({artifact.short_id})",
+            expected=f"{student.vocab_size} symbols in {TOKENS_FILE}, as the student has outputs",
+            got=str(tokens.vocab_size),
+            next_step="re-run train-student",
+        )
+    return TorchTransducer(student, device), tokens, artifact
 
 
 def _numpy(tensor: Tensor) -> Floats:

@@ -127,7 +127,7 @@ the {report.num_utterances} utterances ({report.num_words} words) of the split `
 
 ## Run it
 
-With sherpa-onnx, in this directory, on a WAV file of any sampling rate (`pip install sherpa-onnx soundfile`):
+With sherpa-onnx, in this directory, on a mono WAV file of any sampling rate (`pip install sherpa-onnx soundfile`):
 
 ```sh
 python -c '{_SHERPA_PROGRAM}' FILE.wav

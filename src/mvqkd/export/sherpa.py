@@ -62,7 +62,9 @@ class SherpaDecoder:
 
     def _read(self, doing: str) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        # The worker answers in JSON objects; anything else is a library talking.
+        while (line := self._process.stdout.readline()) and not line.startswith(b"{"):
+            pass
         if not line:
             code = self._process.wait()
             self._errors.seek(0)

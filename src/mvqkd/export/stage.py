@@ -17,13 +17,13 @@ from mvqkd.config import ExportOnnxConfig
 from mvqkd.data.audio import load_audio
 from mvqkd.data.features import log_mel
 from mvqkd.data.text import normalize_text
-from mvqkd.data.tokens import TOKENS_FILE
+from mvqkd.data.tokens import TOKENS_FILE, Tokens
 from mvqkd.decode.batching import pad_features
 from mvqkd.decode.onnx_runtime import OnnxTransducer, graph_file
 from mvqkd.decode.report import GREEDY, Runtime, WerReport, build_report, row_figures
 from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
 from mvqkd.decode.search import greedy_search
-from mvqkd.decode.torch_runtime import TorchTransducer
+from mvqkd.decode.torch_runtime import TorchTransducer, load_transducer
 from mvqkd.errors import ExportParityError
 from mvqkd.export.bundle import PARITY_FILE, BundleContents, write_descriptions
 from mvqkd.export.graphs import export_offline
@@ -32,7 +32,6 @@ from mvqkd.export.quantize import quantize_matmuls
 from mvqkd.export.sherpa import open_sherpa
 from mvqkd.frames import num_feature_frames, num_student_frames
 from mvqkd.progress import track
-from mvqkd.student.checkpoint import load_student
 from mvqkd.student.model import Student
 
 FLOAT32: Runtime = "onnxruntime"
@@ -67,7 +66,8 @@ def export_onnx(config: ExportOnnxConfig, *, data: Path, student: Path, out: Pat
         EmptyCutSetError: the data has no such split.
     """
     manifest = load_artifact(data, "cut-manifest")
-    module, student_artifact = load_student(student)
+    reference, tokens, student_artifact = load_transducer(student)
+    module = reference.student
     student_artifact.require_parent(manifest)
     scored = load_scored_split(manifest, config.split)
     partial = PartialArtifact(
@@ -81,12 +81,11 @@ def export_onnx(config: ExportOnnxConfig, *, data: Path, student: Path, out: Pat
         lineage = {student_artifact.kind: student_artifact.id, **student_artifact.parents}
         _write_graphs(module, config, lineage, partial.path)
         shutil.copyfile(student / TOKENS_FILE, partial.path / TOKENS_FILE)
-        reference = TorchTransducer(module)
         exported = {FLOAT32: OnnxTransducer(partial.path)}
         if config.int8:
             exported[INT8] = OnnxTransducer(partial.path, int8=True)
         cases = _prove_parity(config, reference, exported[FLOAT32], scored)
-        decoded = _decode(reference, exported, scored, partial.path)
+        decoded = _decode(reference, tokens, exported, scored, partial.path)
         _require_agreement(config, decoded)
         parity = _parity_record(config, cases, decoded)
         write_json(partial.path / PARITY_FILE, parity)
@@ -139,11 +138,14 @@ def _prove_parity(
 
 
 def _decode(
-    reference: TorchTransducer, exported: Mapping[Runtime, OnnxTransducer], scored: ScoredSplit, directory: Path
+    reference: TorchTransducer,
+    tokens: Tokens,
+    exported: Mapping[Runtime, OnnxTransducer],
+    scored: ScoredSplit,
+    directory: Path,
 ) -> Decoded:
     """Decode every utterance with each graph, torch and sherpa-onnx, one at a time."""
     decoded = Decoded({runtime: [] for runtime in exported}, dict.fromkeys(exported, 0.0))
-    tokens = exported[FLOAT32].tokens
     with contextlib.ExitStack() as stack:
         sherpa = stack.enter_context(open_sherpa(directory))
         # How the quantised graph scores is onnxruntime's row; here it must only load and run.
