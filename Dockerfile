@@ -2,8 +2,8 @@
 #
 #   podman build --target cpu --build-arg REVISION="$(git rev-parse HEAD)" -t mvqkd:0.1.0 .
 #
-# The plain package index gives torch with CUDA. For a small CPU image pass PIP_ARGS with an index of CPU wheels, or put
-# wheels into wheels/ and pass PIP_ARGS=--find-links=wheels.
+# The plain package index gives torch with CUDA. For a small CPU image pass an index of CPU wheels in PIP_ARGS, or a
+# folder of wheels: podman build -v "$PWD/wheels:/wheels:ro" --build-arg PIP_ARGS=--find-links=/wheels ...
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder
@@ -15,7 +15,6 @@ RUN python3 -m venv /opt/mvqkd
 
 # Dependencies in layers of their own: they change rarely, the code often. A package of no modules stands in for it.
 COPY constraints.txt constraints-torch.txt ./
-COPY wheels* wheels/
 # PIP_ARGS is a list of options: it must be split into words.
 # hadolint ignore=SC2086
 RUN /opt/mvqkd/bin/pip install ${PIP_ARGS} -c constraints.txt "$(grep '^torch==' constraints-torch.txt)"
