@@ -30,6 +30,8 @@ from mvqkd.teacher.base import Teacher, resolve_device
 UTTERANCES_FILE = "utterances.jsonl"
 # Padded seconds a batch: bounds memory, and leaves a progress bar something to show.
 BATCH_DURATION_S = 120.0
+# A teacher may cost half a second a recording whatever its length; it batches by itself.
+TEACHER_BATCH_CUTS = 16
 
 Seconds = dict[str, float]
 
@@ -141,17 +143,16 @@ def _search(
 
 def _transcribe(teacher: Teacher, scored: ScoredSplit, seconds: Seconds) -> list[str] | None:
     """The teacher's texts, normalised; None when it has no decoder."""
-    texts: list[str] = [""] * len(scored.cuts)
-    batches = by_length([cut.duration for cut in scored.cuts], max_padded=BATCH_DURATION_S)
-    for batch in track(batches, f"evaluate {teacher.id}", total=len(batches), unit="batch"):
-        audio = [load_audio(scored.cuts[position]) for position in batch]
+    texts: list[str] = []
+    starts = range(0, len(scored.cuts), TEACHER_BATCH_CUTS)
+    for start in track(starts, f"evaluate {teacher.id}", total=len(starts), unit="batch"):
+        audio = [load_audio(cut) for cut in scored.cuts[start : start + TEACHER_BATCH_CUTS]]
         started = time.perf_counter()
         results = teacher.transcribe(audio)
         if results is None:
             return None
         seconds[TEACHER] += time.perf_counter() - started
-        for position, text in zip(batch, results, strict=True):
-            texts[position] = normalize_text(text, scored.text_normalizer)
+        texts += [normalize_text(text, scored.text_normalizer) for text in results]
     return texts
 
 
