@@ -1,9 +1,10 @@
 """Fit a quantizer: gradient steps on its centers and logits, in two phases.
 
 Phase 1 has twice the codebooks with 16 entries each; phase 2 begins by multiplying neighbouring pairs out into
-256 entries (each new entry the sum of two) and goes on with a fresh optimizer at half the learning rate.
+256 entries (each new entry the sum of two) and goes on with a fresh optimizer and a learning rate of its own.
 
-Source: Guo et al. 2022, arXiv 2211.00508, section 3.3.
+Source: Guo et al. 2022, arXiv 2211.00508, section 3.3. Its learning rates are made for 20,000 steps; in a twentieth of
+these they leave the error a quarter higher. The defaults here were measured.
 """
 
 from __future__ import annotations
@@ -26,11 +27,9 @@ SMALL_CODEBOOK_SIZE = 16
 ADAM_BETAS = (0.9, 0.98)
 ADAM_EPS = 1e-9
 WEIGHT_DECAY = 1e-6
-# The learning rate is halved this many times in a phase, the first time after one such part of it.
-DECAYS_PER_PHASE = 4
 # The indexes to learn from are searched with centers up to so many steps old: their products cost a third of a step
 # otherwise. Measured: no difference in the error.
-TABLES_LIFETIME_STEPS = 8
+TABLES_LIFETIME_STEPS = 4
 # A channel that varies less than this share of its magnitude is rounding noise around a constant.
 CONSTANT_CHANNEL = 1e-5
 
@@ -69,7 +68,7 @@ def fit(embeddings: Tensor, config: FitQuantizerConfig, *, device: str | torch.d
     ).to(device)
     phases = [(config.phase_1_steps, config.learning_rate)]
     if two_phases:
-        phases.append((config.phase_2_steps, config.learning_rate / 2))
+        phases.append((config.phase_2_steps, config.phase_2_learning_rate))
     for number, (steps, learning_rate) in enumerate(phases, start=1):
         if number == 2:
             quantizer = multiply_out(quantizer, generator=generator)
@@ -156,7 +155,7 @@ def _run_phase(
     optimizer = torch.optim.Adam(
         quantizer.parameters(), lr=learning_rate, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
     )
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=max(1, steps // DECAYS_PER_PHASE), gamma=0.5)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
     device = quantizer.mean.device
     batches = _batches(len(embeddings), config.batch_size, steps, generator)
     for step, rows in enumerate(track(batches, name, total=steps, unit="step")):
