@@ -20,6 +20,7 @@ from mvqkd.config import ModelConfig
 
 NUM_MELS = 80
 SUBSAMPLING_CHANNELS = 32
+RESIDUAL_INIT_GAIN = 0.1
 
 
 class Subsampling(nn.Module):
@@ -86,11 +87,17 @@ class CausalConvolution(nn.Module):
         return out
 
 
-class FeedForward(nn.Sequential):
+class FeedForward(nn.Module):
     """Linear, SiLU, linear."""
 
     def __init__(self, encoder_dim: int, inner_dim: int) -> None:
-        super().__init__(nn.Linear(encoder_dim, inner_dim), nn.SiLU(), nn.Linear(inner_dim, encoder_dim))
+        super().__init__()
+        self.inner = nn.Linear(encoder_dim, inner_dim)
+        self.output = nn.Linear(inner_dim, encoder_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.output(F.silu(self.inner(x)))
+        return out
 
 
 class ConformerBlock(nn.Module):
@@ -99,19 +106,27 @@ class ConformerBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.encoder_dim
-        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(5)])
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(4)])
         self.feedforward_in = FeedForward(dim, config.feedforward_dim)
         self.attention = Attention(dim, config.num_heads)
         self.convolution = CausalConvolution(dim, config.conv_kernel)
         self.feedforward_out = FeedForward(dim, config.feedforward_dim)
         self.dropout = nn.Dropout(config.dropout)
+        # Blocks start near the identity, so that a deep stack learns as fast as a shallow one from the first step.
+        for branch in (
+            self.feedforward_in.output,
+            self.attention.output,
+            self.convolution.output,
+            self.feedforward_out.output,
+        ):
+            nn.init.xavier_uniform_(branch.weight, gain=RESIDUAL_INIT_GAIN)
+            nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         x = x + 0.5 * self.dropout(self.feedforward_in(self.norms[0](x)))
         x = x + self.dropout(self.attention(self.norms[1](x), mask, rotary))
         x = x + self.dropout(self.convolution(self.norms[2](x)))
-        x = x + 0.5 * self.dropout(self.feedforward_out(self.norms[3](x)))
-        out: Tensor = self.norms[4](x)
+        out: Tensor = x + 0.5 * self.dropout(self.feedforward_out(self.norms[3](x)))
         return out
 
 
@@ -134,6 +149,7 @@ class Encoder(nn.Module):
         self.register_buffer("feature_std", torch.ones(NUM_MELS))
         self.subsampling = Subsampling(config.encoder_dim)
         self.blocks = nn.ModuleList([ConformerBlock(config) for _ in range(config.num_encoder_layers)])
+        self.norm = nn.LayerNorm(config.encoder_dim)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode a padded batch.
@@ -142,7 +158,7 @@ class Encoder(nn.Module):
             features: float (N, T, 80) log-mel; frames at or past lengths[n] are ignored.
             lengths: int64 (N,), feature frames; each at least 7.
         Returns:
-            output (N, S, D); student frames int64 (N,); the output of every block, first to last.
+            output (N, S, D); student frames int64 (N,); the residual stream behind every block, first to last.
         """
         x = self.subsampling((features - self.feature_mean) / self.feature_std)
         lengths = ((lengths - 1) // 2 - 1) // 2
@@ -152,7 +168,7 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask, rotary)
             layers.append(x)
-        return x, lengths, layers
+        return self.norm(x), lengths, layers
 
 
 def attention_mask(num_frames: int, lengths: Tensor, chunk_frames: int, left_context_chunks: int) -> Tensor:
