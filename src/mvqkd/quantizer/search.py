@@ -14,6 +14,7 @@ Source: Guo et al. 2022, arXiv 2211.00508, section 3.2 (the search); the energy 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -171,7 +172,7 @@ def refine_pass(unary: Tensor, indexes: Tensor, tables: SearchTables) -> tuple[T
     before = conditional.gather(1, old).unsqueeze(2)  # (B, N, 1)
     kept = min(candidates_kept(1, codebook_size), codebook_size)
     # energy: of each candidate of each group, relative to the group's old choice
-    energy, chosen = conditional.view(batch, num_codebooks, codebook_size).topk(kept, largest=False, sorted=False)
+    energy, chosen = _lowest(conditional.view(batch, num_codebooks, codebook_size), kept)
     energy = energy - before  # (B, G, S)
     entries = chosen + tables.offsets[:, None]  # (B, N, J)
     slots = torch.arange(kept, device=unary.device).expand(batch, num_codebooks, kept).unsqueeze(3)  # (B, G, S, L)
@@ -198,7 +199,7 @@ def refine_pass(unary: Tensor, indexes: Tensor, tables: SearchTables) -> tuple[T
         length *= 2
         width = merged.shape[3]
         keep = candidates_kept(length, codebook_size) if groups > 1 else 1
-        energy, chosen = merged.flatten(2).topk(min(keep, width * merged.shape[2]), largest=False, sorted=False)
+        energy, chosen = _lowest(merged.flatten(2), min(keep, width * merged.shape[2]))
         even, odd = chosen // width, chosen % width  # (B, G, S)
         slots = torch.cat([_take(sides[:, :, 0], even), _take(sides[:, :, 1], odd)], dim=3)
     best = slots.view(batch, num_codebooks, 1) if num_codebooks > 1 else energy.argmin(2, keepdim=True)
@@ -213,6 +214,26 @@ def candidates_kept(length: int, codebook_size: int) -> int:
         length //= 4
         kept *= 2
     return kept
+
+
+def _lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` lowest of float32 (..., M) and their int64 indexes, (..., count) each, in no order."""
+    if values.is_cuda:
+        return tuple(values.topk(count, largest=False, sorted=False))  # type: ignore[return-value]
+    if count == 1:
+        lowest = values.min(-1, keepdim=True)
+        return lowest.values, lowest.indices
+    # numpy partitions whole numbers with vector instructions, three times as fast as topk. A key is the float's bits,
+    # turned so that they order like the float, above its index: ties go to the lower index.
+    bits = values.contiguous().view(torch.int32)
+    keys = torch.empty(*values.shape, 2, dtype=torch.int32)
+    low, high = (0, 1) if sys.byteorder == "little" else (1, 0)
+    keys[..., low] = torch.arange(values.shape[-1], dtype=torch.int32)
+    torch.bitwise_xor(bits, (bits >> 31).bitwise_and_(0x7FFFFFFF), out=keys[..., high])
+    order = keys.view(torch.int64).squeeze(-1).numpy()
+    order.partition(count - 1, axis=-1)
+    indexes = torch.from_numpy(order[..., :count]) & 0xFFFFFFFF
+    return values.gather(-1, indexes), indexes
 
 
 def _look_up(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

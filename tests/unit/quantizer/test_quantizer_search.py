@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mvqkd.quantizer.search import (
+    _lowest,
     build_tables,
     candidates_kept,
     refine,
@@ -141,6 +142,18 @@ def test_no_passes_and_no_vectors() -> None:
     tables = build_tables(centers)
     assert refine(unary_energy(x, tables), indexes, tables, 0).tolist() == indexes.tolist()
     assert refine(unary_energy(x[:0], tables), indexes[:0], tables, 3).shape == (0, 4)
+
+
+@pytest.mark.parametrize("count", [1, 5, 32])
+def test_the_lowest_are_found_ties_to_the_lower_index(count: int) -> None:
+    values = torch.randn(6, 3, 32, generator=torch.Generator().manual_seed(0)).round(decimals=1) * 100
+    values[0, 0, :4] = torch.tensor([-0.0, 0.0, -1e30, 1e-40])
+    lowest, indexes = _lowest(values, count)
+    expected = torch.sort(values, dim=2, stable=True)
+    assert lowest.sort(2).values.tolist() == expected.values[..., :count].tolist()
+    assert torch.equal(values.gather(2, indexes), lowest)
+    numbers = [set(row.tolist()) for row in indexes.flatten(0, 1)]
+    assert numbers == [set(row[:count].tolist()) for row in expected.indices.flatten(0, 1)]
 
 
 @pytest.mark.parametrize(
