@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mvqkd.artifacts import Artifact, file_sha256, load_artifact, write_json
+from mvqkd.artifacts import Artifact, atomic_open, canonical_json, file_sha256, load_artifact
 from mvqkd.codebook.packing import Bytes, packed_width, unpack
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError
 
@@ -50,7 +50,10 @@ class Shard:
 
 def write_index(directory: Path, shards: Sequence[Shard]) -> None:
     """Write index.json; the shards' digests are in artifact.json."""
-    write_json(directory / INDEX_FILE, {"shards": [shard.to_json() for shard in shards]})
+    # One line a shard: of short cuts, indented JSON would take as many bytes as their indexes.
+    lines = ",\n".join(canonical_json(shard.to_json()) for shard in shards)
+    with atomic_open(directory / INDEX_FILE) as stream:
+        stream.write(f'{{"shards": [\n{lines}\n]}}\n')
 
 
 def read_index(artifact: Artifact) -> list[Shard]:
