@@ -65,6 +65,24 @@ def test_quantizer_of_another_teacher_layer(copy: Path, capfd: pytest.CaptureFix
     assert "layer 3; re-run fit-quantizer" in line
 
 
+def test_ranks_of_encode_ci_merge_to_the_artifact_of_one_process(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    artifacts = copy / "artifacts"
+    parts = []
+    for rank in range(2):
+        out = ["--out", str(artifacts / "sharded"), "--rank", str(rank), "--world-size", "2"]
+        assert run(["encode-ci", *out, "--params", str(copy / "params.yaml"), "--artifacts-dir", str(artifacts)]) == 0
+        parts.append(str(artifacts / f"sharded-{rank}-of-2"))
+    capfd.readouterr()
+    assert run(["merge-ci", parts[1], "--out", str(artifacts / "merged")]) == 1
+    assert "rank" in capfd.readouterr().err
+    assert run(["merge-ci", *parts, "--out", str(artifacts / "merged")]) == 0
+    one, merged = (
+        json.loads((artifacts / name / "artifact.json").read_text()) for name in ("codebook-indexes", "merged")
+    )
+    assert one["id"] == merged["id"]
+    assert one["files"] == merged["files"]
+
+
 def test_truncated_shard(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shard = next((copy / "artifacts" / "codebook-indexes").rglob("*.npy"))
     shard.write_bytes(shard.read_bytes()[:-10])

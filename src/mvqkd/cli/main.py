@@ -17,6 +17,7 @@ from mvqkd.errors import MvqkdError
 TOOLS: dict[str, tuple[str, str]] = {
     "transcribe": ("mvqkd.cli.transcribe", "print the text of audio files with a bundle or the current champion"),
     "inspect": ("mvqkd.cli.inspect", "say what an artifact is, what it was made from and how good it is"),
+    "merge-ci": ("mvqkd.cli.merge_ci", "join the parts that several ranks of encode-ci have written"),
     "summary": ("mvqkd.cli.summary", "collect the figures of all stages into artifacts/summary.json and a table"),
     "demo": ("mvqkd.cli.demo", "run every stage that is out of date (dvc repro), then the summary"),
     "doctor": ("mvqkd.cli.doctor", "check what of the environment is missing and say how to get it"),
