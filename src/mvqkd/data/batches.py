@@ -60,11 +60,18 @@ class BatchSource:
 
     def epoch(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch; the first ``skip`` are drawn but not loaded (resumed training)."""
+        for cuts in self._plan(epoch)[skip:]:
+            yield self.collate(cuts)
+
+    def _plan(self, epoch: int) -> list[list[Any]]:
+        """Which cuts go together in an epoch, without loading anything."""
         from lhotse.dataset import DynamicBucketingSampler
 
         with warnings.catch_warnings():
             # It advises lazy cuts; ours are in memory because they have been checked one by one.
             warnings.filterwarnings("ignore", message="You are using DynamicBucketingSampler with an eagerly")
+            # A cut longer than a batch is a batch of its own, as it should be.
+            warnings.filterwarnings("ignore", message="We have exceeded the max_duration constraint")
             sampler = DynamicBucketingSampler(
                 self.cuts,
                 max_duration=self.batch_duration_s,
@@ -75,10 +82,8 @@ class BatchSource:
                 rank=0,
                 world_size=1,
             )
-        sampler.set_epoch(epoch)
-        for number, cuts in enumerate(sampler):
-            if number >= skip:
-                yield self.collate(list(cuts))
+            sampler.set_epoch(epoch)
+            return [list(cuts) for cuts in sampler]
 
     def collate(self, cuts: list[Any]) -> Batch:
         """Load features and symbols of some cuts and pad them."""
