@@ -47,7 +47,9 @@ class Trainer:
         if objective is not None:
             self.modules["objective"] = objective
         self.modules.to(device)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.modules, config), betas=(0.9, 0.98), eps=1e-9)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.modules, config), betas=(0.9, 0.98), eps=1e-9, fused=True
+        )
         self.augment = SpecAugment() if config.spec_augment else None
         self.autocast = autocast_dtype(config.precision, device)
 

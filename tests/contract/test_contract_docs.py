@@ -1,0 +1,29 @@
+"""Tables in docs/ are made from benchmarks/results/ and from nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["objectives"])
+def test_page_is_what_its_benchmark_renders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module(name)
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert results["rows"]
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert page == benchmark.render(results), f"run `python benchmarks/{name}.py --render`"
+
+
+def test_every_result_says_how_it_was_made() -> None:
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for file in files:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        assert {"command", "machine", "versions", "rows"} <= set(results), file.name
