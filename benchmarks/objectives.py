@@ -1,16 +1,19 @@
 """What distillation gives: the same student trained with every objective on the same data and budget.
 
-    python benchmarks/objectives.py --artifacts artifacts --objectives none l2 mvq --seeds 0 1
+    python benchmarks/objectives.py --objectives none l2 mvq --seeds 0 1 --jobs 2
 
 needs the artifacts of `mvqkd demo` up to encode-ci. Each run is a full train-student and evaluate with params.yaml's
-parameters. Results go to benchmarks/results/objectives.json after every run; `--render` writes docs/objectives.md.
+parameters but on one torch thread, `--jobs` of them side by side. Results go to benchmarks/results/objectives.json
+after every run; `--render` writes docs/objectives.md from them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ PAGE = ROOT / "docs" / "objectives.md"
 
 def measure(objective: str, seed: int, scale: float | None, artifacts: Path, work: Path) -> dict[str, Any]:
     """Train and score one student; one row of the table."""
-    overrides: dict[str, Any] = {"objective": objective, "seed": seed}
+    overrides: dict[str, Any] = {"objective": objective, "seed": seed, "num_threads": 1}
     if scale is not None and objective != "none":
         overrides["codebook_scale"] = scale
     config = load_section(TrainStudentConfig, ROOT / "params.yaml", overrides)
@@ -103,6 +106,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "artifacts" / "objectives")
     parser.add_argument("--objectives", nargs="+", default=["none", "l2", "mvq"], choices=["none", "l1", "l2", "mvq"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=1, help="students trained side by side")
     parser.add_argument("--codebook-scale", type=float, help="weight of the distillation loss (params.yaml's)")
     parser.add_argument("--render", action="store_true", help="only write the docs page from the results")
     arguments = parser.parse_args()
@@ -116,11 +120,16 @@ def main() -> None:
             },
             "rows": [],
         }
-        for seed in arguments.seeds:
-            for objective in arguments.objectives:
-                row = measure(objective, seed, arguments.codebook_scale, arguments.artifacts, arguments.work)
-                print(json.dumps(row), flush=True)
-                results["rows"].append(row)
+        runs = [(objective, seed) for seed in arguments.seeds for objective in arguments.objectives]
+        with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = [
+                pool.submit(measure, *run, arguments.codebook_scale, arguments.artifacts, arguments.work)
+                for run in runs
+            ]
+            for future in as_completed(futures):
+                print(json.dumps(future.result()), flush=True)
+                results["rows"].append(future.result())
+                results["rows"].sort(key=lambda row: (arguments.objectives.index(row["objective"]), row["seed"]))
                 write_json(RESULTS, results)
     PAGE.write_text(render(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")

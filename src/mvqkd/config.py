@@ -33,7 +33,7 @@ class PrepareDataConfig(Section):
 
     source: Literal["asterisk", "librispeech", "cuts", "manifest"] = Field(
         "asterisk",
-        description="where recordings come from; asterisk: 553 human prompts from Debian packages, no account",
+        description="where recordings come from; asterisk: 551 human prompts from Debian packages, no account",
     )
     corpus_dir: str | None = Field(None, description="LibriSpeech directory (source librispeech)")
     manifest: str | None = Field(None, description="JSON lines of audio, text[, speaker, split, id] (source manifest)")

@@ -11,14 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["objectives"])
-def test_page_is_what_its_benchmark_renders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "page"), [("objectives", "docs/objectives.md"), ("demo", "README.md")])
+def test_page_is_what_its_benchmark_renders(name: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module(name)
     results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    assert results["rows"]
-    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    assert page == benchmark.render(results), f"run `python benchmarks/{name}.py --render`"
+    rendered = benchmark.render(results)
+    assert len(rendered) > 300
+    assert rendered in (ROOT / page).read_text(encoding="utf-8"), f"run `python benchmarks/{name}.py --render`"
 
 
 def test_every_result_says_how_it_was_made() -> None:
