@@ -59,17 +59,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return prepare_data(config, out=root / "data")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(data: Artifact) -> Artifact:
-    return train_student(tiny(), data=data.path, out=data.path.parent / "undisturbed")
-
-
 def command(data: Artifact, out: Path) -> list[str]:
     flags = []
     for name, value in TINY.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         flags += [f"--{name.replace('_', '-')}", text]
     return [sys.executable, "-m", "mvqkd", "train-student", "--data", str(data.path), "--out", str(out), *flags]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Artifact) -> Artifact:
+    # In a process of its own, as the killed one: what other tests have set in this one must not matter.
+    out = data.path.parent / "undisturbed"
+    subprocess.run(command(data, out), capture_output=True, timeout=300, check=True)
+    return load_artifact(out)
 
 
 def test_killed_and_resumed_equals_undisturbed(data: Artifact, undisturbed: Artifact) -> None:
@@ -102,7 +105,8 @@ def test_history_and_figures_say_what_happened(undisturbed: Artifact) -> None:
     rows = histories(undisturbed.path)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) == undisturbed.figures["num_steps"]
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    # The total rises at first, because the pruned loss is let in slowly; its parts fall.
+    assert rows[-1]["simple_loss"] < rows[0]["simple_loss"]
     assert undisturbed.figures["num_skipped_batches"] == 0
     assert "distillation_loss" not in rows[0]
 
