@@ -24,6 +24,7 @@ from mvqkd.data.tokens import Tokens
 from mvqkd.errors import ArtifactMismatchError, ConfigError
 from mvqkd.student.checkpoint import save_student, student_facts
 from mvqkd.student.model import Student
+from mvqkd.teacher.base import resolve_device
 from mvqkd.train.distillation import CodebookObjective, DistillationObjective, RegressionObjective
 from mvqkd.train.loop import Trainer
 from mvqkd.train.state import TrainerState
@@ -53,11 +54,7 @@ def train_student(
         ConfigError, ArtifactError, FrameAlignmentError, TrainingError.
     """
     _set_threads(config.num_threads)
-    device = (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device == "auto"
-        else torch.device(config.device)
-    )
+    device = torch.device(resolve_device(config.device))
     manifest = load_artifact(data, "cut-manifest")
     parents, read_objective = _objective(config, manifest, quantizer, codebook_indexes, teacher_embeddings, device)
     partial = PartialArtifact(
