@@ -100,7 +100,7 @@ class ExtractTeacherConfig(Section):
 class FitQuantizerConfig(Section):
     section: ClassVar[str] = "fit-quantizer"
 
-    num_codebooks: int = Field(8, ge=1, le=64, description="bytes a teacher frame; a power of two")
+    num_codebooks: int = Field(8, ge=1, le=64, description="bytes a teacher frame with 256 entries each")
     codebook_size: Literal[16, 256] = Field(256, description="entries a codebook; 256 fills a byte")
     phase_1_steps: int = Field(
         150, ge=0, description="steps with pairs of 16-entry codebooks; more of them gained nothing at 600 in phase 2"
@@ -123,12 +123,6 @@ class FitQuantizerConfig(Section):
     held_out_share: float = Field(0.1, gt=0, lt=1, description="frames kept from fitting to report the error on")
     seed: int = Field(0, ge=0, description="initialisation and batch order")
     device: str = Field("auto", description="auto: cuda when there is one, else cpu")
-
-    @model_validator(mode="after")
-    def _power_of_two(self) -> FitQuantizerConfig:
-        if self.num_codebooks & (self.num_codebooks - 1):
-            raise ValueError("num_codebooks must be a power of two: the search merges groups pairwise")
-        return self
 
 
 class EncodeCiConfig(Section):

@@ -91,7 +91,7 @@ class ShardEncoder:
 
     def _quantize(self, embeddings: Tensor) -> tuple[Bytes, float, float]:
         """Indexes uint8 (B, N) of embeddings (B, D), with squared error and squared norm, both normalised."""
-        indexes = self.codec.encode(embeddings, self.iterations)
+        indexes = self.codec.encode(embeddings, iterations=self.iterations)
         normalized = self.codec.normalize(embeddings.to(indexes.device))
         error = (normalized - self.codec.normalize(self.codec.decode(indexes))).double().square().sum()
         return indexes.cpu().numpy(), float(error), float(normalized.double().square().sum())

@@ -21,7 +21,8 @@ from mvqkd.config import FitQuantizerConfig
 from mvqkd.errors import DataError, TrainingError
 from mvqkd.progress import track
 from mvqkd.quantizer.model import Quantizer
-from mvqkd.quantizer.search import SearchTables, build_tables, refine, unary_energy
+from mvqkd.quantizer.search import refine
+from mvqkd.quantizer.tables import SearchTables, build_tables, unary_energy
 
 SMALL_CODEBOOK_SIZE = 16
 ADAM_BETAS = (0.9, 0.98)

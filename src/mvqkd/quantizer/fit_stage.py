@@ -64,7 +64,7 @@ def fit_quantizer(config: FitQuantizerConfig, *, teacher_embeddings: Path, out: 
     fit_s = time.monotonic() - started
     measured = report(quantizer, held_out, fitted_on[:USAGE_FRAMES], config.refine_iterations)
     started = time.monotonic()
-    quantizer.encode(held_out, config.refine_iterations)
+    quantizer.encode(held_out, iterations=config.refine_iterations)
     encode_s = time.monotonic() - started
     quantizer.save(partial.path)
     write_json(partial.path / REPORT_FILE, asdict(measured))

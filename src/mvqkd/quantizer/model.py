@@ -19,13 +19,16 @@ from torch.nn import functional
 
 from mvqkd.artifacts import atomic_open
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
-from mvqkd.quantizer.search import SearchTables, build_tables, refine, unary_energy
+from mvqkd.quantizer.search import SearchMode, search
+from mvqkd.quantizer.tables import SearchTables, build_tables, unary_energy
 
 QUANTIZER_FILE = "quantizer.safetensors"
 FORMAT_VERSION = 1
 # A log-scale is stored divided by this, so that one optimizer step changes the scale as fast as the weights.
 LOG_SCALE_SPEED = 10.0
 IDENTITY_BYTES = 16
+# Phase 1 of fitting has twice the codebooks of the result.
+MAX_CODEBOOKS = 128
 # Vectors encoded together: bounds memory (about 50 kB a vector with 2048 entries) whatever the batch.
 ENCODE_BLOCK = 4096
 
@@ -38,7 +41,7 @@ class Quantizer(nn.Module):
     Shapes: B vectors, N codebooks, K entries a codebook, D channels.
     Args:
         dim: D.
-        num_codebooks: N, a power of two.
+        num_codebooks: N, 1 to 128; the search is that of the public implementation where N is a power of two.
         codebook_size: K, a power of two up to 256.
         mean: float (D,), subtracted from the channels; default 0.
         std: float (D,), divides the channels; default 1. A channel of std 0 is constant: it is left out of the codes
@@ -61,8 +64,8 @@ class Quantizer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if num_codebooks < 1 or num_codebooks & (num_codebooks - 1):
-            raise ValueError(f"num_codebooks must be a power of two, got {num_codebooks}")
+        if not 1 <= num_codebooks <= MAX_CODEBOOKS:
+            raise ValueError(f"num_codebooks must be within 1 .. {MAX_CODEBOOKS}, got {num_codebooks}")
         if not 2 <= codebook_size <= 256 or codebook_size & (codebook_size - 1):
             raise ValueError(f"codebook_size must be a power of two within 2 .. 256, got {codebook_size}")
         self.dim = dim
@@ -133,14 +136,16 @@ class Quantizer(nn.Module):
         return self._tables[1]
 
     @torch.no_grad()
-    def encode(self, x: Tensor, iterations: int = 5) -> Tensor:
+    def encode(self, x: Tensor, mode: SearchMode = "exact", iterations: int = 5) -> Tensor:
         """Choose one entry of each codebook for every embedding.
 
         The result of a vector does not depend on the others in the call.
 
         Args:
             x: float (B, D), of any float type, finite; B may be 0.
-            iterations: refine passes; gains end at about 5.
+            mode: "exact" does what the public implementation does, "best" searches on for a lower error, "fast" ends
+                after few passes.
+            iterations: refine passes; gains end at about 5. "fast" takes no more than it is made for.
         Returns:
             uint8 (B, N), values in [0, K).
         Raises:
@@ -156,7 +161,7 @@ class Quantizer(nn.Module):
             _refuse_not_finite(block, start, len(x))
             normalized = self.normalize(block)
             first = self._first_indexes(normalized)
-            refined = refine(unary_energy(normalized, tables), first, tables, iterations)
+            refined = search(unary_energy(normalized, tables), first, tables, mode, iterations)
             indexes[start : start + ENCODE_BLOCK] = refined
         return indexes
 

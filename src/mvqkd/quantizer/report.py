@@ -50,10 +50,12 @@ def report(quantizer: Quantizer, held_out: Tensor, usage: Tensor, iterations: in
         iterations: refine passes at encoding.
     """
     held_out = held_out.float().to(quantizer.mean.device)
-    by_iteration = [quantizer.encode(held_out, count) for count in range(iterations + 1)]
+    by_iteration = [quantizer.encode(held_out, iterations=count) for count in range(iterations + 1)]
     normalized = quantizer.normalize(held_out)
     errors = [relative_error(normalized, quantizer.normalize(quantizer.decode(indexes))) for indexes in by_iteration]
-    counts = count_entries(quantizer, torch.cat([by_iteration[-1], quantizer.encode(usage.float(), iterations)]))
+    counts = count_entries(
+        quantizer, torch.cat([by_iteration[-1], quantizer.encode(usage.float(), iterations=iterations)])
+    )
     used = (counts > 0).sum(1)
     return QuantizerReport(
         relative_error=errors[-1],

@@ -65,7 +65,7 @@ def test_sections_are_frozen() -> None:
         ("train-student: {model: {num_head: 2}}\n", TrainStudentConfig, ["nearest: num_heads"]),
         ("gate: {zzzz: 1}\n", GateConfig, ["one of max_wer", "unknown key zzzz"]),
         ("gate: {max_wer: -1}\n", GateConfig, ["gate.max_wer", "greater than 0", "got -1"]),
-        ("fit-quantizer: {num_codebooks: 6}\n", FitQuantizerConfig, ["power of two", "contradict"]),
+        ("fit-quantizer: {num_codebooks: 0}\n", FitQuantizerConfig, ["num_codebooks", "got 0"]),
         ("fit-quantizer: {codebook_size: 100}\n", FitQuantizerConfig, ["codebook_size", "16 or 256"]),
         ("prepare-data: {source: manifest}\n", PrepareDataConfig, ["source manifest needs manifest"]),
         ("prepare-data: {test_share: 0.6, dev_share: 0.5}\n", PrepareDataConfig, ["leave something to train on"]),

@@ -9,7 +9,7 @@ from mvqkd.errors import DataError, TrainingError
 from mvqkd.quantizer import Quantizer
 from mvqkd.quantizer.fit import _batches, channel_statistics, fit, multiply_out, step_losses
 from mvqkd.quantizer.report import relative_error
-from mvqkd.quantizer.search import build_tables
+from mvqkd.quantizer.tables import build_tables
 
 SMALL = FitQuantizerConfig(num_codebooks=2, phase_1_steps=40, phase_2_steps=15, batch_size=128, device="cpu")
 

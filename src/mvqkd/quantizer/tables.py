@@ -1,0 +1,116 @@
+"""What a search for codebook indexes looks up: the energies of single entries and of pairs.
+
+The squared error of a choice of one entry per codebook is a sum of terms of one and of two entries:
+
+    |x - sum_n c[n, i_n]|^2 = |x|^2 + sum_n u[n, i_n] + sum_{n<m} p[(n, i_n), (m, i_m)]
+    u[n, k] = |c[n, k]|^2 - 2 <x, c[n, k]>        one matrix product per block of vectors
+    p[a, b] = 2 <c_a, c_b>                        once per quantizer (twice the Gram matrix)
+
+Called energies below (the error without the constant |x|^2). With both tables at hand a refine pass only looks
+numbers up: the channels never appear again.
+
+Source: Guo et al. 2022, arXiv 2211.00508, section 3.2 (the search); the energy form is this project's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Rows of one matrix product: always this many (the last block is padded), so that a vector's energies do not
+# depend on how many others came with it.
+UNARY_BLOCK = 256
+CUDA_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class SearchTables:
+    """What a search needs to know of the centers.
+
+    Shapes: M = num_codebooks * codebook_size entries, entry (n, k) at row n * codebook_size + k.
+    Attributes:
+        centers: (M, D) effective centers, in the precision of the matrix product with the vectors.
+        squared_norm: float32 (M,).
+        pairwise: float32 (M, M), 2 <c_a, c_b>; zero where a and b belong to the same codebook, so that a sum of
+            the rows of the chosen entries is, for every entry, its interaction with all *other* codebooks.
+    """
+
+    centers: Tensor
+    squared_norm: Tensor
+    pairwise: Tensor
+    num_codebooks: int
+    codebook_size: int
+
+    @property
+    def offsets(self) -> Tensor:
+        """int64 (N,): row of each codebook's first entry."""
+        return torch.arange(self.num_codebooks, device=self.pairwise.device) * self.codebook_size
+
+
+def build_tables(centers: Tensor, *, precise: bool = True) -> SearchTables:
+    """Precompute the tables of a set of centers.
+
+    Args:
+        centers: float (N, K, D).
+        precise: take matrix products in float64. The energies are rounded to float32 afterwards, so that the
+            order of summation, which depends on batch size and thread count, does not show. Training goes without.
+    """
+    num_codebooks, codebook_size, dim = centers.shape
+    flat = centers.detach().reshape(num_codebooks * codebook_size, dim)
+    flat = flat.double() if precise else flat.float()
+    pairwise = torch.zeros(
+        num_codebooks, codebook_size, num_codebooks, codebook_size, dtype=torch.float32, device=flat.device
+    )
+    # Only products of different codebooks are needed, and each once.
+    for n in range(num_codebooks - 1):
+        rest = (flat[n * codebook_size : (n + 1) * codebook_size] @ flat[(n + 1) * codebook_size :].T).mul_(2).float()
+        rest = rest.view(codebook_size, num_codebooks - n - 1, codebook_size)
+        pairwise[n, :, n + 1 :] = rest
+        pairwise[n + 1 :, :, n] = rest.permute(1, 2, 0)
+    pairwise = pairwise.flatten(2).flatten(0, 1)
+    squared_norm = flat.square().sum(1).float()
+    return SearchTables(flat, squared_norm, pairwise, num_codebooks, codebook_size)
+
+
+def unary_energy(x: Tensor, tables: SearchTables) -> Tensor:
+    """Energy of every entry taken alone, |c|^2 - 2 <x, c>.
+
+    Args:
+        x: float32 (B, D).
+    Returns:
+        float32 (B, M).
+    """
+    out = torch.empty(len(x), len(tables.squared_norm), dtype=torch.float32, device=x.device)
+    rows = CUDA_BLOCK if x.is_cuda else UNARY_BLOCK
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows]
+        padded = functional.pad(block.to(tables.centers.dtype), (0, 0, 0, rows - len(block)))
+        out[start : start + len(block)] = (padded @ tables.centers.T)[: len(block)]
+    return out.mul_(-2).add_(tables.squared_norm)
+
+
+def relative_energy(indexes: Tensor, unary: Tensor, tables: SearchTables) -> Tensor:
+    """Squared error of a choice of entries, less |x|^2.
+
+    Args:
+        indexes: int64 (B, N).
+        unary: float32 (B, M), from ``unary_energy``.
+    Returns:
+        float32 (B,).
+    """
+    entries = indexes + tables.offsets
+    conditional = unary + functional.embedding_bag(entries, tables.pairwise, mode="sum")
+    # Every pair is counted from both of its sides in the conditional energies, hence the mean with the unaries.
+    return (conditional.gather(1, entries) + unary.gather(1, entries)).sum(1) / 2
+
+
+def candidates_kept(length: int, codebook_size: int) -> int:
+    """Candidates kept of a group of ``length`` codebooks: 16, or 8 of small ones, doubled for each fourfold length."""
+    kept = 8 if codebook_size <= 16 else 16
+    while length >= 4 and kept < 128:
+        length //= 4
+        kept *= 2
+    return kept
