@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvqkd.quantizer import Quantizer, plain_search, tables
+from mvqkd.quantizer import Quantizer, plain_search, search, tables
 
 COUNT, DIM = 300, 48
 
@@ -53,10 +53,14 @@ def test_refining_never_hurts_and_stays_in_range(num_codebooks: int, size: int, 
     generator = torch.Generator().manual_seed(seed)
     quantizer = Quantizer(dim, num_codebooks, size, generator=generator).requires_grad_(False)
     x = torch.randn(20, dim, generator=generator)
+    normalized = quantizer.normalize(x)
+    first = quantizer.encode(x, iterations=0).long()
+    unary = tables.unary_energy(normalized, quantizer.tables())
     errors = []
     for iterations in (0, 1, 3, 5):
-        indexes = quantizer.encode(x, mode="best", iterations=iterations)
-        assert int(indexes.max()) < size
+        indexes = search.refine(unary, first, quantizer.tables(), iterations)
+        assert 0 <= int(indexes.min()) <= int(indexes.max()) < size
         errors.append((x - quantizer.decode(indexes)).square().sum(1))
+    errors.append((x - quantizer.decode(quantizer.encode(x, mode="best"))).square().sum(1))
     for earlier, later in itertools.pairwise(errors):
         assert (later <= earlier + 1e-4).all()

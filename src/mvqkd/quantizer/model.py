@@ -20,7 +20,7 @@ from torch.nn import functional
 from mvqkd.artifacts import atomic_open
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
 from mvqkd.quantizer.search import SearchMode, search
-from mvqkd.quantizer.tables import SearchTables, build_tables, unary_energy
+from mvqkd.quantizer.tables import SearchTables, build_tables, product_by_blocks, unary_energy
 
 QUANTIZER_FILE = "quantizer.safetensors"
 FORMAT_VERSION = 1
@@ -186,10 +186,9 @@ class Quantizer(nn.Module):
         return self.denormalize(self.sum_of_centers(indexes))
 
     def _first_indexes(self, normalized: Tensor) -> Tensor:
-        # In float64, as the energies are: the choice must not depend on batch size or thread count.
-        weight, bias = self.logits_weight.double(), self.logits_bias.double()
-        scaled = normalized.double() * (LOG_SCALE_SPEED * self.logits_log_scale.double()).exp()
-        scores = functional.linear(scaled, weight, bias).float()
+        scaled = normalized * (LOG_SCALE_SPEED * self.logits_log_scale).exp()
+        scores = torch.empty(len(scaled), len(self.logits_bias), device=scaled.device)
+        product_by_blocks(scaled, self.logits_weight.T, self.logits_bias, scores)
         return scores.view(-1, self.num_codebooks, self.codebook_size).argmax(2)
 
     def _mismatch(self, expected: str, got: str) -> ArtifactMismatchError:

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from mvqkd.quantizer.plain_search import refine_plain
-from mvqkd.quantizer.tables import SearchTables
+from mvqkd.quantizer.tables import SearchTables, relative_energy
 
 SearchMode = Literal["exact", "best", "fast"]
 FAST_PASSES = 2
+# "best" goes on from where the passes end: rounds, each with half of the codebooks set to arbitrary entries, another
+# pairing, and so many passes. Twice the rounds gain a tenth as much again.
+BEST_ROUNDS = 8
+BEST_PASSES = 3
 
 
 def search(unary: Tensor, first: Tensor, tables: SearchTables, mode: SearchMode, iterations: int) -> Tensor:
@@ -29,7 +33,30 @@ def search(unary: Tensor, first: Tensor, tables: SearchTables, mode: SearchMode,
         raise ValueError(f"mode must be one of {', '.join(get_args(SearchMode))}, got {mode!r}")
     if mode == "fast":
         return refine(unary, first, tables, min(iterations, FAST_PASSES))
-    return refine(unary, first, tables, iterations, keep_best=mode == "best")
+    if mode == "exact":
+        return refine(unary, first, tables, iterations, keep_best=False)
+    return _search_on(unary, refine(unary, first, tables, iterations), tables)
+
+
+def _search_on(unary: Tensor, best: Tensor, tables: SearchTables) -> Tensor:
+    """Leave local minima: refine again from arbitrary starts near the best choice, keep what is better.
+
+    The starts are the same for every vector, so a result does not depend on the others in the batch.
+    """
+    num_codebooks, device = tables.num_codebooks, unary.device
+    generator = torch.Generator().manual_seed(0)
+    energy = relative_energy(best, unary, tables)
+    for _ in range(BEST_ROUNDS):
+        order = torch.randperm(num_codebooks, generator=generator)
+        entries = torch.randint(0, tables.codebook_size, (num_codebooks,), generator=generator)
+        replaced = torch.randperm(num_codebooks, generator=generator) < (num_codebooks + 1) // 2
+        start = torch.where(replaced.to(device), entries.to(device), best)
+        found = refine(unary, start, tables, BEST_PASSES, order=order.to(device))
+        found_energy = relative_energy(found, unary, tables)
+        better = found_energy < energy
+        best = torch.where(better.unsqueeze(1), found, best)
+        energy = torch.where(better, found_energy, energy)
+    return best
 
 
 def refine(
@@ -60,4 +87,8 @@ def refine(
         order = torch.arange(tables.num_codebooks, device=unary.device)
     if iterations < 1 or len(indexes) == 0:
         return indexes.clone()
+    from mvqkd.quantizer.compiled_search import refine_compiled, supports  # numba takes a second to import
+
+    if supports(tables):
+        return refine_compiled(unary, indexes, tables, iterations, keep_best=keep_best, order=order)
     return refine_plain(unary, indexes, tables, iterations, keep_best=keep_best, order=order)

@@ -32,13 +32,13 @@ class SearchTables:
 
     Shapes: M = num_codebooks * codebook_size entries, entry (n, k) at row n * codebook_size + k.
     Attributes:
-        centers: (M, D) effective centers, in the precision of the matrix product with the vectors.
+        products: float32 (D, M), effective centers times -2: what vectors are multiplied with.
         squared_norm: float32 (M,).
         pairwise: float32 (M, M), 2 <c_a, c_b>; zero where a and b belong to the same codebook, so that a sum of
             the rows of the chosen entries is, for every entry, its interaction with all *other* codebooks.
     """
 
-    centers: Tensor
+    products: Tensor
     squared_norm: Tensor
     pairwise: Tensor
     num_codebooks: int
@@ -55,8 +55,7 @@ def build_tables(centers: Tensor, *, precise: bool = True) -> SearchTables:
 
     Args:
         centers: float (N, K, D).
-        precise: take matrix products in float64. The energies are rounded to float32 afterwards, so that the
-            order of summation, which depends on batch size and thread count, does not show. Training goes without.
+        precise: take the products in float64 and round once. Training, which builds tables often, goes without.
     """
     num_codebooks, codebook_size, dim = centers.shape
     flat = centers.detach().reshape(num_codebooks * codebook_size, dim)
@@ -72,7 +71,8 @@ def build_tables(centers: Tensor, *, precise: bool = True) -> SearchTables:
         pairwise[n + 1 :, :, n] = rest.permute(1, 2, 0)
     pairwise = pairwise.flatten(2).flatten(0, 1)
     squared_norm = flat.square().sum(1).float()
-    return SearchTables(flat, squared_norm, pairwise, num_codebooks, codebook_size)
+    products = (flat * -2).float().T.contiguous()
+    return SearchTables(products, squared_norm, pairwise, num_codebooks, codebook_size)
 
 
 def unary_energy(x: Tensor, tables: SearchTables) -> Tensor:
@@ -84,12 +84,25 @@ def unary_energy(x: Tensor, tables: SearchTables) -> Tensor:
         float32 (B, M).
     """
     out = torch.empty(len(x), len(tables.squared_norm), dtype=torch.float32, device=x.device)
+    return product_by_blocks(x, tables.products, tables.squared_norm, out)
+
+
+def product_by_blocks(x: Tensor, matrix: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    """x @ matrix + bias into ``out``, so that a row's result does not depend on how many others there are.
+
+    Args:
+        x: float32 (B, D).
+        matrix: float32 (D, M).
+        bias: float32 (M,).
+    """
     rows = CUDA_BLOCK if x.is_cuda else UNARY_BLOCK
     for start in range(0, len(x), rows):
-        block = x[start : start + rows]
-        padded = functional.pad(block.to(tables.centers.dtype), (0, 0, 0, rows - len(block)))
-        out[start : start + len(block)] = (padded @ tables.centers.T)[: len(block)]
-    return out.mul_(-2).add_(tables.squared_norm)
+        block, target = x[start : start + rows], out[start : start + rows]
+        if len(block) == rows:
+            torch.addmm(bias, block, matrix, out=target)
+        else:
+            target.copy_(torch.addmm(bias, functional.pad(block, (0, 0, 0, rows - len(block))), matrix)[: len(block)])
+    return out
 
 
 def relative_energy(indexes: Tensor, unary: Tensor, tables: SearchTables) -> Tensor:
@@ -102,9 +115,10 @@ def relative_energy(indexes: Tensor, unary: Tensor, tables: SearchTables) -> Ten
         float32 (B,).
     """
     entries = indexes + tables.offsets
-    conditional = unary + functional.embedding_bag(entries, tables.pairwise, mode="sum")
-    # Every pair is counted from both of its sides in the conditional energies, hence the mean with the unaries.
-    return (conditional.gather(1, entries) + unary.gather(1, entries)).sum(1) / 2
+    pairs = entries.unsqueeze(2) * len(tables.squared_norm) + entries.unsqueeze(1)  # (B, N, N)
+    pairwise = tables.pairwise.view(-1).index_select(0, pairs.flatten()).view_as(pairs)
+    # Every pair of codebooks is there twice.
+    return unary.gather(1, entries).sum(1) + pairwise.sum((1, 2)) / 2
 
 
 def candidates_kept(length: int, codebook_size: int) -> int:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvqkd.quantizer.plain_search import refine_pass
-from mvqkd.quantizer.search import refine
+from mvqkd.quantizer.compiled_search import refine_compiled, supports
+from mvqkd.quantizer.plain_search import refine_pass, refine_plain
+from mvqkd.quantizer.search import FAST_PASSES, refine, search
 from mvqkd.quantizer.tables import build_tables, candidates_kept, relative_energy, unary_energy
 
 
@@ -128,6 +129,87 @@ def test_stopping_early_changes_nothing_and_the_best_is_kept() -> None:
     found = refine(unary, indexes, tables, 6)
     torch.testing.assert_close(squared_error(x, centers, found), best_error, rtol=1e-4, atol=1e-4)
     assert refine(unary, indexes, tables, 6, keep_best=False).tolist() == current.tolist()
+
+
+COMPILED_SIZES = [
+    (1, 16),
+    (1, 256),
+    (2, 32),
+    (3, 16),
+    (4, 256),
+    (5, 256),
+    (8, 16),
+    (8, 256),
+    (9, 16),
+    (13, 64),
+    (16, 256),
+]
+
+
+@pytest.mark.parametrize(("num_codebooks", "size"), COMPILED_SIZES)
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_compiled_search_is_the_plain_one(num_codebooks: int, size: int, keep_best: bool) -> None:
+    centers, x, indexes = problem(num_codebooks, size, 24, 200, seed=num_codebooks)
+    tables = build_tables(centers)
+    assert supports(tables)
+    unary = unary_energy(x, tables)
+    for iterations in (1, 2, 5):
+        for seed in (0, 1):
+            order = torch.randperm(num_codebooks, generator=torch.Generator().manual_seed(seed))
+            options = {"keep_best": keep_best, "order": order}
+            plain = refine_plain(unary, indexes, tables, iterations, **options)
+            found = refine_compiled(unary, indexes, tables, iterations, **options)
+            assert found.tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("num_codebooks", [32, 64, 100, 128])
+def test_the_compiled_search_takes_many_codebooks(num_codebooks: int) -> None:
+    centers, x, indexes = problem(num_codebooks, 16, 24, 3)
+    tables = build_tables(centers)
+    unary, order = unary_energy(x, tables), torch.arange(num_codebooks)
+    plain = refine_plain(unary, indexes, tables, 2, keep_best=False, order=order)
+    assert refine_compiled(unary, indexes, tables, 2, keep_best=False, order=order).tolist() == plain.tolist()
+
+
+def test_equal_energies_go_to_the_first() -> None:
+    # All entries alike: every choice is as good as any other.
+    centers = torch.ones(4, 256, 3)
+    tables = build_tables(centers)
+    unary, indexes = unary_energy(torch.ones(2, 3), tables), torch.full((2, 4), 7)
+    found = refine_compiled(unary, indexes, tables, 1, keep_best=False, order=torch.arange(4))
+    assert found.tolist() == [[0] * 4] * 2
+
+
+def test_threads_do_not_change_the_indexes() -> None:
+    centers, x, indexes = problem(8, 256, 24, 1000)
+    tables = build_tables(centers)
+    unary = unary_energy(x, tables)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(refine(unary, indexes, tables, 3))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+def test_a_search_for_the_best_goes_on_and_the_fast_one_stops() -> None:
+    centers, x, first = problem(8, 256, 24, 500)
+    tables = build_tables(centers)
+    unary = unary_energy(x, tables)
+    error = {
+        mode: float(squared_error(x, centers, search(unary, first, tables, mode, 5)).sum())
+        for mode in ("fast", "exact", "best")
+    }
+    assert error["best"] < 0.99 * min(error["exact"], error["fast"]), error
+    assert torch.equal(search(unary, first, tables, "fast", 5), refine(unary, first, tables, FAST_PASSES))
+    assert torch.equal(search(unary, first, tables, "fast", 1), refine(unary, first, tables, 1))
+    every = [squared_error(x, centers, search(unary, first, tables, mode, 5)) for mode in ("best", "exact")]
+    assert (every[0] <= every[1] + 1e-4).all()
+    with pytest.raises(ValueError, match="one of exact, best, fast"):
+        search(unary, first, tables, "quick", 5)
 
 
 def test_no_passes_and_no_vectors() -> None:
