@@ -48,6 +48,8 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "git_sha": artifact.git_sha,
         "num_files": len(sizes),
         "size_bytes": sum(sizes),
+        "pictures": [str(artifact.path / name) for name in artifact.files if name.endswith((".png", ".svg"))],
+        "findings": _findings(artifact),
         "parents": {
             kind: {"id": parent_id, "found": _find_parent(artifact.path, kind, parent_id)}
             for kind, parent_id in artifact.parents.items()
@@ -57,6 +59,14 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "config": dict(artifact.config),
         "versions": dict(artifact.versions),
     }
+
+
+def _findings(artifact: Artifact) -> list[str]:
+    """What the report of a quantizer calls attention to."""
+    report = artifact.path / "report.json"
+    if artifact.kind != "quantizer" or not report.is_file():
+        return []
+    return list(json.loads(report.read_text(encoding="utf-8")).get("findings", []))
 
 
 def _find_parent(path: Path, kind: str, parent_id: str) -> str | None:
@@ -84,6 +94,10 @@ def _lines(description: Mapping[str, Any]) -> Iterator[str]:
     yield f"  size      {_bytes(description['size_bytes'])} in {description['num_files']} files"
     checked = "every byte equals its digest" if description["verified"] == "every byte" else "sizes only; try --verify"
     yield f"  verified  {checked}"
+    for picture in description["pictures"]:
+        yield f"  picture   {picture}"
+    for finding in description["findings"]:
+        yield f"  finding   {finding}"
     yield "  parents" if description["parents"] else "  parents   none"
     for kind, parent in description["parents"].items():
         yield f"    {kind:<20} {parent['id'][:12]}  {parent['found'] or 'not beside it'}"
