@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvqkd.quantizer import lanes
-from mvqkd.quantizer.lanes import LANES
-from mvqkd.quantizer.tables import SearchTables, candidates_kept
+from mvqkd.quantizer.tables import LANES, SearchTables, candidates_kept
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -63,15 +62,13 @@ class Scratch(NamedTuple):
     counts: Ints  # (N,), of its candidates
 
 
-def supports(tables: SearchTables) -> bool:
-    """Whether the compiled search can work with these tables: whole lanes of entries, on a CPU."""
-    return tables.codebook_size % LANES == 0 and tables.pairwise.device.type == "cpu"
-
-
 def refine_compiled(
     unary: Tensor, indexes: Tensor, tables: SearchTables, iterations: int, *, keep_best: bool, order: Tensor
 ) -> Tensor:
-    """``mvqkd.quantizer.search.refine`` on the CPU, with as many threads as torch uses."""
+    """``mvqkd.quantizer.search.refine`` on the CPU, with as many threads as torch uses.
+
+    The codebooks must be of whole lanes: codebook_size a multiple of 16.
+    """
     result = indexes.clone(memory_format=torch.contiguous_format)
     rows, found = unary.contiguous().numpy(), result.numpy()
     pairwise, size, permutation = tables.pairwise.numpy(), tables.codebook_size, order.numpy()

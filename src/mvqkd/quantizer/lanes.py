@@ -17,7 +17,8 @@ from numba.core import cgutils
 from numba.core.datamodel import PrimitiveModel
 from numba.extending import intrinsic, register_model
 
-LANES = 16
+from mvqkd.quantizer.tables import LANES
+
 FLOAT32_BYTES = 4
 
 _BIT, _I16, _I32, _I64, _F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch.nn import functional
 from mvqkd.artifacts import atomic_open
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
 from mvqkd.quantizer.search import SearchMode, search
-from mvqkd.quantizer.tables import SearchTables, build_tables, product_by_blocks, unary_energy
+from mvqkd.quantizer.tables import UNARY_BLOCK, SearchTables, build_tables, product_by_blocks, unary_energy
 
 QUANTIZER_FILE = "quantizer.safetensors"
 FORMAT_VERSION = 1
@@ -29,8 +30,10 @@ LOG_SCALE_SPEED = 10.0
 IDENTITY_BYTES = 16
 # Phase 1 of fitting has twice the codebooks of the result.
 MAX_CODEBOOKS = 128
-# Vectors encoded together: bounds memory (about 50 kB a vector with 2048 entries) whatever the batch.
-ENCODE_BLOCK = 4096
+# Bounds the memory of encoding, whatever the batch: two tables of energies and a few copies of a vector.
+ENCODE_BYTES, CUDA_ENCODE_BYTES = 1 << 25, 1 << 30
+# Normalised channels are of magnitude 1. Far below this, squared errors begin to overflow float32.
+LARGEST_MAGNITUDE = 1e12
 
 
 class Quantizer(nn.Module):
@@ -106,8 +109,11 @@ class Quantizer(nn.Module):
         return digest.hexdigest()
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Embeddings (..., D) in the codec's own space: zero mean, unit variance a channel."""
-        return torch.where(self.std > 0, (x.float() - self.mean) / self.std, 0.0)
+        """Embeddings (..., D) in the codec's own space: zero mean, unit variance a channel; constant ones are 0.
+
+        What is not finite stays so, in constant channels as well.
+        """
+        return (x.float() - self.mean) * torch.where(self.std > 0, 1 / self.std, 0.0)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Inverse of ``normalize``."""
@@ -150,19 +156,19 @@ class Quantizer(nn.Module):
             uint8 (B, N), values in [0, K).
         Raises:
             ArtifactMismatchError: x does not have D channels.
-            DataError: x holds NaN or infinity.
+            DataError: x holds NaN, infinity or numbers so large that their squares overflow.
+            ValueError: another mode.
         """
         if x.dim() != 2 or x.shape[1] != self.dim or not x.is_floating_point():
             raise self._mismatch(f"float embeddings of shape (B, {self.dim})", f"{x.dtype} {tuple(x.shape)}")
         tables = self.tables()
         indexes = torch.empty(len(x), self.num_codebooks, dtype=torch.uint8, device=self.mean.device)
-        for start in range(0, len(x), ENCODE_BLOCK):
-            block = x[start : start + ENCODE_BLOCK].to(self.mean.device)
-            _refuse_not_finite(block, start, len(x))
-            normalized = self.normalize(block)
+        rows = self._encode_rows()
+        for start in range(0, len(x), rows):
+            normalized = self.normalize(x[start : start + rows].to(self.mean.device))
+            _refuse_not_finite(normalized, start, len(x))
             first = self._first_indexes(normalized)
-            refined = search(unary_energy(normalized, tables), first, tables, mode, iterations)
-            indexes[start : start + ENCODE_BLOCK] = refined
+            indexes[start : start + rows] = search(unary_energy(normalized, tables), first, tables, mode, iterations)
         return indexes
 
     @torch.no_grad()
@@ -185,6 +191,12 @@ class Quantizer(nn.Module):
             )
         return self.denormalize(self.sum_of_centers(indexes))
 
+    def _encode_rows(self) -> int:
+        """Vectors to encode together; whole blocks of the matrix products."""
+        bytes_per_vector = 4 * (2 * self.num_codebooks * self.codebook_size + 4 * self.dim)
+        budget = CUDA_ENCODE_BYTES if self.mean.is_cuda else ENCODE_BYTES
+        return max(1, budget // bytes_per_vector // UNARY_BLOCK) * UNARY_BLOCK
+
     def _first_indexes(self, normalized: Tensor) -> Tensor:
         scaled = normalized * (LOG_SCALE_SPEED * self.logits_log_scale).exp()
         scores = torch.empty(len(scaled), len(self.logits_bias), device=scaled.device)
@@ -206,6 +218,19 @@ class Quantizer(nn.Module):
             "num_codebooks": self.num_codebooks,
             "codebook_size": self.codebook_size,
         }
+
+    @classmethod
+    def from_multi_quantization(cls, state_dict: Mapping[str, Tensor]) -> Quantizer:
+        """Import from the package multi-quantization; see ``mvqkd.quantizer.interop``."""
+        from mvqkd.quantizer.interop import from_multi_quantization
+
+        return from_multi_quantization(state_dict)
+
+    def to_multi_quantization(self, *, normalized_input: bool = False) -> dict[str, Tensor]:
+        """Export to the package multi-quantization; see ``mvqkd.quantizer.interop``."""
+        from mvqkd.quantizer.interop import to_multi_quantization
+
+        return to_multi_quantization(self, normalized_input=normalized_input)
 
     def save(self, directory: Path) -> None:
         """Write quantizer.safetensors below ``directory``: weights, and the sizes as JSON in its header."""
@@ -253,13 +278,13 @@ class Quantizer(nn.Module):
         return quantizer.requires_grad_(False).to(device)
 
 
-def _refuse_not_finite(block: Tensor, start: int, total: int) -> None:
-    finite = block.isfinite().all(1)
-    if not bool(finite.all()):
+def _refuse_not_finite(normalized: Tensor, start: int, total: int) -> None:
+    sane = normalized.abs().amax(1) < LARGEST_MAGNITUDE  # False for NaN
+    if not bool(sane.all()):
         raise DataError(
-            f"embedding {start + int((~finite).nonzero()[0])} of {total}",
-            expected="finite numbers",
-            got="NaN or infinity",
+            f"embedding {start + int((~sane).nonzero()[0])} of {total}",
+            expected="finite numbers of sane magnitude",
+            got="NaN, infinity or a number too large to square",
             next_step="check the teacher's output and the audio that it came from",
         )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mvqkd.quantizer.plain_search import refine_plain
-from mvqkd.quantizer.tables import SearchTables, relative_energy
+from mvqkd.quantizer.tables import LANES, SearchTables, relative_energy
 
+_LOG = logging.getLogger(__name__)
 SearchMode = Literal["exact", "best", "fast"]
 FAST_PASSES = 2
 # "best" goes on from where the passes end: rounds, each with half of the codebooks set to arbitrary entries, another
@@ -87,8 +90,32 @@ def refine(
         order = torch.arange(tables.num_codebooks, device=unary.device)
     if iterations < 1 or len(indexes) == 0:
         return indexes.clone()
-    from mvqkd.quantizer.compiled_search import refine_compiled, supports  # numba takes a second to import
+    return _backend(tables)(unary, indexes, tables, iterations, keep_best=keep_best, order=order)
 
-    if supports(tables):
-        return refine_compiled(unary, indexes, tables, iterations, keep_best=keep_best, order=order)
-    return refine_plain(unary, indexes, tables, iterations, keep_best=keep_best, order=order)
+
+def _backend(tables: SearchTables) -> Callable[..., Tensor]:
+    """The fastest search that there is for these tables. Imports are local: a compiler takes a second to load."""
+    device = tables.pairwise.device
+    if device.type == "cpu" and tables.codebook_size % LANES == 0:
+        from mvqkd.quantizer.compiled_search import refine_compiled
+
+        return refine_compiled
+    if device.type == "cuda" and _triton_works(device, tables):
+        from mvqkd.quantizer.triton_search import refine_triton
+
+        return refine_triton
+    return refine_plain
+
+
+_TRITON_WORKS: dict[torch.device, bool] = {}
+
+
+def _triton_works(device: torch.device, tables: SearchTables) -> bool:
+    """Whether the kernels agree with plain torch on this device: asked once, with the first tables that come."""
+    if device not in _TRITON_WORKS:
+        from mvqkd.quantizer.triton_search import agrees_with_plain, triton_available
+
+        _TRITON_WORKS[device] = triton_available() and agrees_with_plain(tables, device)
+        if not _TRITON_WORKS[device]:
+            _LOG.warning("%s: no usable Triton, the search for codebook indexes runs in plain torch, slower", device)
+    return _TRITON_WORKS[device]

@@ -24,6 +24,8 @@ from torch.nn import functional
 # depend on how many others came with it.
 UNARY_BLOCK = 256
 CUDA_BLOCK = 4096
+# Numbers that compiled code takes at a time; it works on whole ones.
+LANES = 16
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
 from mvqkd.quantizer import Quantizer, model
 from mvqkd.quantizer.model import QUANTIZER_FILE
+from mvqkd.quantizer.search import SearchMode
 
 
 def make(dim: int = 24, num_codebooks: int = 4, size: int = 16, seed: int = 0) -> Quantizer:
@@ -63,18 +64,48 @@ def test_embeddings_of_another_shape_are_refused(x: Tensor) -> None:
         make().encode(x)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_embeddings_that_are_not_finite_are_refused_by_row(value: float) -> None:
-    x = batch(5)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e38, -1e20])
+@pytest.mark.parametrize("constant", [False, True])
+def test_embeddings_that_cannot_be_squared_are_refused_by_row(value: float, constant: bool) -> None:
+    x, quantizer = batch(5), make()
     x[3, 7] = value
+    if constant:
+        quantizer.std[7] = 0
+        if abs(value) < float("inf"):
+            assert quantizer.encode(x).shape == (5, 4)  # what a constant channel says is not used
+            return
     with pytest.raises(DataError, match="embedding 3 of 5"):
-        make().encode(x)
+        quantizer.encode(x)
+
+
+@pytest.mark.parametrize("mode", ["exact", "best", "fast"])
+def test_large_numbers_short_of_that_have_indexes(mode: SearchMode) -> None:
+    for size in (16, 256, 4):
+        quantizer = make(size=size)
+        for factor in (0.0, 1e-30, 1e5, 1e11):
+            encoded = quantizer.encode(batch(9) * factor, mode=mode)
+            assert int(encoded.max()) < size
+
+
+def test_strided_embeddings_are_encoded_as_their_copy() -> None:
+    quantizer, x = make(), batch(120)
+    encoded = quantizer.encode(x)
+    assert torch.equal(quantizer.encode(x[::3]), encoded[::3])
+    assert torch.equal(quantizer.encode(x.T.contiguous().T), encoded)
+    assert torch.equal(quantizer.encode(x[:1].expand(5, -1)), encoded[:1].expand(5, -1))
+    assert torch.equal(quantizer.encode(x.flip(0)), encoded.flip(0))
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of exact, best, fast"):
+        make().encode(batch(2), mode="slow")  # type: ignore[arg-type]
 
 
 def test_large_batches_are_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     quantizer, x = make(), batch(50)
     whole = quantizer.encode(x)
-    monkeypatch.setattr(model, "ENCODE_BLOCK", 16)
+    monkeypatch.setattr(model, "ENCODE_BYTES", 0)
+    monkeypatch.setattr(model, "UNARY_BLOCK", 16)
     assert torch.equal(quantizer.encode(x), whole)
     x[40, 1] = float("nan")
     with pytest.raises(DataError, match="embedding 40 of 50"):
