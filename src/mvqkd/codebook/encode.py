@@ -89,7 +89,8 @@ def encode_with_teacher(
         )
     check_same_teacher(quantizer, teacher_embeddings)
     codec = Quantizer.load(quantizer.path, resolve_device(config.device))
-    encoder = ShardEncoder(teacher, codec, int(quantizer.facts["refine_iterations"]), config.batch_duration_s)
+    iterations = int(quantizer.facts["refine_iterations"])
+    encoder = ShardEncoder(teacher, codec, config.mode, iterations, config.batch_duration_s)
     plan = _plan(data, config)
     mine = [(number, cuts) for number, cuts in enumerate(plan) if number % world_size == rank]
     partial = PartialArtifact(

@@ -21,6 +21,7 @@ from mvqkd.codebook.store import Shard
 from mvqkd.data.audio import load_audio
 from mvqkd.frames import SAMPLE_RATE_HZ, as_rate, check_teacher_frames
 from mvqkd.quantizer import Quantizer
+from mvqkd.quantizer.search import SearchMode
 from mvqkd.teacher.base import Teacher
 from mvqkd.teacher.batching import length_sorted_batches
 
@@ -44,9 +45,12 @@ class ShardRecord:
 class ShardEncoder:
     """Teacher and codec in one pass over the cuts of a shard."""
 
-    def __init__(self, teacher: Teacher, codec: Quantizer, iterations: int, batch_duration_s: float) -> None:
+    def __init__(
+        self, teacher: Teacher, codec: Quantizer, mode: SearchMode, iterations: int, batch_duration_s: float
+    ) -> None:
         self.teacher = teacher
         self.codec = codec
+        self.mode = mode
         self.iterations = iterations
         self.max_batch_samples = int(batch_duration_s * SAMPLE_RATE_HZ)
         self.rate_hz: Fraction = as_rate(teacher.rate_hz)
@@ -91,7 +95,7 @@ class ShardEncoder:
 
     def _quantize(self, embeddings: Tensor) -> tuple[Bytes, float, float]:
         """Indexes uint8 (B, N) of embeddings (B, D), with squared error and squared norm, both normalised."""
-        indexes = self.codec.encode(embeddings, iterations=self.iterations)
+        indexes = self.codec.encode(embeddings, self.mode, self.iterations)
         normalized = self.codec.normalize(embeddings.to(indexes.device))
         error = (normalized - self.codec.normalize(self.codec.decode(indexes))).double().square().sum()
         return indexes.cpu().numpy(), float(error), float(normalized.double().square().sum())
