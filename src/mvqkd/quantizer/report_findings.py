@@ -30,7 +30,7 @@ def findings(report: QuantizerReport) -> list[str]:
 
 def _of_errors(report: QuantizerReport) -> Iterator[str]:
     if report.held_out_frames < FEW_HELD_OUT_FRAMES:
-        yield f"only {report.held_out_frames} held-out frames: the errors are uncertain; hold out more"
+        yield f"held-out frames: only {report.held_out_frames}, the errors are uncertain; hold out more"
     gap = report.held_out_gap
     if gap is not None and gap > LARGE_GAP:
         yield f"held-out error {gap:.0%} above that of fitted frames; fit on more frames, of more speakers"

@@ -44,12 +44,14 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mvqkd",
 }
 DPI = 110
+COLUMNS = 4
 PANEL_INCHES = (4.6, 3.6)
 HEADER_INCHES = 1.0
+SCALE_NOTE = "relative error: squared error / variance; 0 is perfect, 1 no better than the mean"
 MAX_DOMAINS = 20
 NAME_LENGTH = 18
-# Of this many codebooks, every value is written into its cell and every codebook has a tick.
-FEW_CODEBOOKS = 8
+# Of no more codebooks than this, every one has its tick and every value is written into its cell.
+MAX_CODEBOOK_TICKS = 8
 
 Panel = Callable[["Axes", QuantizerReport], None]
 
@@ -96,9 +98,8 @@ def draw(report: QuantizerReport, title: str) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = panels_of(report)
-    columns = 4 if len(panels) > 6 else 3
-    rows = math.ceil(len(panels) / columns)
-    width, height = columns * PANEL_INCHES[0], rows * PANEL_INCHES[1] + HEADER_INCHES
+    rows = math.ceil(len(panels) / COLUMNS)
+    width, height = COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1] + HEADER_INCHES
     below_header = (0.005, 0.01, 0.99, 1 - HEADER_INCHES / height)
     layout = ConstrainedLayoutEngine(rect=below_header, w_pad=0.12, h_pad=0.12)
     with _style():
@@ -106,18 +107,20 @@ def draw(report: QuantizerReport, title: str) -> Figure:
         FigureCanvasAgg(figure)
         figure.text(0.012, 1 - 0.35 / height, title, fontsize=16, fontweight="bold", va="center")
         figure.text(0.012, 1 - 0.72 / height, headline(report), fontsize=11.5, va="center")
+        figure.text(0.988, 1 - 0.35 / height, SCALE_NOTE, fontsize=9.5, va="center", ha="right")
         for number, panel in enumerate(panels, start=1):
-            panel(figure.add_subplot(rows, columns, number), report)
+            panel(figure.add_subplot(rows, COLUMNS, number), report)
     return figure
 
 
 def headline(report: QuantizerReport) -> str:
     """The report in a line."""
-    parts = [f"relative error {report.relative_error:.3f} on {report.held_out_frames:,} held-out frames"]
+    parts = [f"relative error {report.relative_error:.3f} on {_count(report.held_out_frames, 'held-out frame')}"]
     if report.relative_error_fitted is not None:
         parts.append(f"{report.relative_error_fitted:.3f} on fitted ones")
     parts.append(
-        f"{report.bytes_per_frame} bytes a frame, 1/{report.compression_ratio:.0f} of float32 × {report.dim} channels"
+        f"{_count(report.bytes_per_frame, 'byte')} a frame, 1/{report.compression_ratio:.0f} of "
+        f"float32 × {_count(report.dim, 'channel')}"
     )
     parts.append(f"{report.bits_per_frame:.1f} of {report.bits_per_frame_nominal} bits used")
     by_chance = f" ({report.dead_entries_by_chance:.0f} by chance)" if report.dead_entries_by_chance >= 1 else ""
@@ -219,13 +222,14 @@ def _entropy(axes: Axes, report: QuantizerReport) -> None:
         f"log2 {report.codebook_size} = {nominal:.0f} bits", (1, nominal), (0, 4), xycoords=("axes fraction", "data"),
         textcoords="offset points", ha="right",
     )  # fmt: skip
+    axes.set_xlim(-0.6, max(report.num_codebooks, 6) - 0.4)
     axes.set_ylim(0, nominal * 1.15)
     _codebook_ticks(axes, report)
     axes.set_ylabel("bits a frame")
 
 
 def _usage(axes: Axes, report: QuantizerReport) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     axes.set_title("Use of entries, most used first")
     fair = report.usage_frames / report.codebook_size
@@ -247,6 +251,7 @@ def _usage(axes: Axes, report: QuantizerReport) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(0, report.codebook_size * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank of the entry in its codebook")
     axes.set_ylabel("frames, relative to equal use")
     axes.legend(loc="upper right")
@@ -263,7 +268,7 @@ def _redundancy(axes: Axes, report: QuantizerReport) -> None:
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.85)
     bar.set_label("share of the smaller entropy")
     bar.outline.set_visible(False)
-    if len(matrix) <= FEW_CODEBOOKS:
+    if len(matrix) <= MAX_CODEBOOK_TICKS:
         for first, row in enumerate(off_diagonal):
             for second, value in enumerate(row):
                 if first != second:
@@ -281,11 +286,13 @@ def _findings(axes: Axes, report: QuantizerReport) -> None:
     axes.set_title("Findings")
     axes.set_axis_off()
     lines = [textwrap.fill(finding, 50, subsequent_indent="  ", initial_indent="• ") for finding in report.findings]
-    axes.text(0, 0.97, "\n\n".join(lines) or "Nothing calls for attention.", va="top", transform=axes.transAxes)
+    between, size = ("\n\n", 10) if len(lines) <= 5 else ("\n", 9)
+    text = between.join(lines) or "Nothing calls for attention."
+    axes.text(0, 0.97, text, va="top", fontsize=size, transform=axes.transAxes)
 
 
 def _codebook_ticks(axes: Axes, report: QuantizerReport) -> None:
-    step = max(1, math.ceil(report.num_codebooks / 16))
+    step = math.ceil(report.num_codebooks / MAX_CODEBOOK_TICKS)
     axes.set_xticks(range(0, report.num_codebooks, step))
     axes.set_xlabel("codebook")
 
@@ -294,6 +301,10 @@ def _visible_top(errors: list[float]) -> float:
     """Upper end of an axis for errors: all of them, but no more than 1.1 (the mean alone) unless all lie above."""
     top = max(errors) * 1.1
     return min(top, 1.1) if min(errors) < 1 else top
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _short(name: str) -> str:

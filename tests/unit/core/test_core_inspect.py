@@ -35,6 +35,21 @@ def test_text(quantizer: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.34568" in text
 
 
+def test_pictures_and_findings_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    partial = PartialArtifact(tmp_path / "quantizer", "quantizer", stage="fit-quantizer", config={})
+    (partial.path / "report.png").write_bytes(b"picture")
+    (partial.path / "report.json").write_text(json.dumps({"findings": ["5 of 32 entries are dead"]}))
+    artifact = partial.commit()
+    assert run(["inspect", str(artifact.path)]) == 0
+    text = capsys.readouterr().out
+    assert f"  picture   {artifact.path / 'report.png'}\n" in text
+    assert "  finding   5 of 32 entries are dead\n" in text
+    assert run(["inspect", str(artifact.path), "--json"]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["pictures"] == [str(artifact.path / "report.png")]
+    assert description["findings"] == ["5 of 32 entries are dead"]
+
+
 def test_json(quantizer: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(quantizer.path), "--json", "--verify"]) == 0
     description = json.loads(capsys.readouterr().out)

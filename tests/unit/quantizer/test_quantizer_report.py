@@ -231,7 +231,7 @@ def test_a_sound_quantizer_has_no_findings(sound: QuantizerReport) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"held_out_frames": 999}, "only 999 held-out frames"),
+        ({"held_out_frames": 999}, "held-out frames: only 999"),
         ({"held_out_gap": 0.187}, "held-out error 19% above that of fitted frames"),
         ({"relative_error_by_iteration": [0.4, 0.33, 0.3]}, "the last refine pass still gained 10.0%"),
         ({"domain_error_spread": 1.6}, "x: error 1.6 times the median domain's"),
@@ -257,4 +257,4 @@ def test_dead_entries_that_chance_explains_are_no_finding(sound: QuantizerReport
 def test_the_report_carries_its_findings() -> None:
     measured = report(random_quantizer(8, 2, 16), frames_of(100, 8), frames_of(100, 8), 1)
     assert measured.findings == findings(measured)
-    assert any("100 held-out frames" in finding for finding in measured.findings)
+    assert any("held-out frames: only 100" in finding for finding in measured.findings)

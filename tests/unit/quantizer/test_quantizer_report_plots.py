@@ -176,6 +176,20 @@ def test_many_codebooks(tmp_path: Path) -> None:
     write_plots(measure(32, frames=60), tmp_path / "many.png", "32 codebooks")
 
 
+@pytest.mark.parametrize("count", [0, 2, 9])
+def test_findings_are_written_out_within_their_panel(full: QuantizerReport, count: int) -> None:
+    longest = "speaker-with-a-long-name: error 1.7 times the median domain's; fit on more frames like these"
+    axes = panel(dataclasses.replace(full, findings=[longest] * count), "Findings")
+    (text,) = axes.texts
+    assert text.get_text().count("speaker-with-a-long-name") == count
+    assert text.get_text() or count
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    assert text.get_window_extent().y0 >= 0
+    assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_headline(full: QuantizerReport) -> None:
     line = headline(dataclasses.replace(full, relative_error=0.29697, relative_error_fitted=0.25, dead_entries=3))
     assert line.startswith("relative error 0.297 on 300 held-out frames   ·   0.250 on fitted ones")
