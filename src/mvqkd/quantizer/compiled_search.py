@@ -72,20 +72,49 @@ def refine_compiled(
     result = indexes.clone(memory_format=torch.contiguous_format)
     rows, found = unary.contiguous().numpy(), result.numpy()
     pairwise, size, permutation = tables.pairwise.numpy(), tables.codebook_size, order.numpy()
-    threads = torch.get_num_threads()
-    part = len(rows) if threads == 1 else max(FEWEST_ROWS, -(-len(rows) // (PARTS_PER_THREAD * threads)))
 
-    def work(first: int) -> None:
-        own = slice(first, first + part)
+    def work(part: slice) -> None:
         scratch = make_scratch(tables.num_codebooks, size)
-        refine_rows(rows[own], found[own], pairwise, size, permutation, iterations, keep_best, scratch)
+        refine_rows(rows[part], found[part], pairwise, size, permutation, iterations, keep_best, scratch)
 
-    starts = range(0, len(rows), part)
-    if len(starts) == 1:
-        work(0)
-    else:
-        list(_pool(threads).map(work, starts))
+    _in_parts(work, len(rows))
     return result
+
+
+def choose_lowest(rough: Tensor, margin: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Per codebook, the entry with the lowest of -(weight @ x + bias); equal ones go to the first.
+
+    Shapes: B vectors, N codebooks, M entries, D channels.
+    Args:
+        rough: float32 (B, M), these numbers up to an error.
+        margin: float32 (B, N): an entry whose rough number is more than that above the lowest one is not it.
+        x: float32 (B, D).
+        weight: float32 (M, D).
+        bias: float32 (M,).
+    Returns:
+        int64 (B, N).
+    """
+    result = torch.empty(margin.shape, dtype=torch.int64)
+    numbers, widths, vectors, out = (t.contiguous().numpy() for t in (rough, margin, x, result))
+    parameters = weight.numpy(), bias.numpy()
+
+    def work(part: slice) -> None:
+        found = np.zeros(rough.shape[1] // margin.shape[1] + LANES, np.uint32)
+        choose_rows(numbers[part], widths[part], vectors[part], *parameters, found, out[part])
+
+    _in_parts(work, len(numbers))
+    return result
+
+
+def _in_parts(work: Callable[[slice], None], rows: int) -> None:
+    """Share rows among as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    size = rows if threads == 1 else max(FEWEST_ROWS, -(-rows // (PARTS_PER_THREAD * threads)))
+    parts = [slice(start, start + size) for start in range(0, rows, max(1, size))]
+    if len(parts) == 1:
+        work(parts[0])
+    else:
+        list(_pool(threads).map(work, parts))
 
 
 @cache
@@ -452,3 +481,27 @@ def refine_rows(
         for n in range(len(order)):
             indexes[row, order[n]] = s.best[n] - order[n] * size
     return passes
+
+
+@_compiled
+def choose_rows(rough: Any, margin: Any, x: Any, weight: Any, bias: Any, found: Any, out: Any) -> Any:
+    """See ``choose_lowest``."""
+    num_codebooks = margin.shape[1]
+    size = rough.shape[1] // num_codebooks
+    for row in range(len(out)):
+        for n in range(num_codebooks):
+            values = np.uintp(rough.ctypes.data) + np.uintp(4 * (row * rough.shape[1] + n * size))
+            limit = _lowest(values, size) + margin[row, n]
+            count = _positions_up_to(values, size, limit, np.uintp(found.ctypes.data))
+            best = np.int64(found[0])
+            if count > 1:
+                lowest = np.float32(np.inf)
+                for i in range(count):
+                    entry = n * size + np.int64(found[i])
+                    product = np.float32(0)
+                    for d in range(x.shape[1]):
+                        product += x[row, d] * weight[entry, d]
+                    if -(product + bias[entry]) < lowest:
+                        lowest = -(product + bias[entry])
+                        best = np.int64(found[i])
+            out[row, n] = best

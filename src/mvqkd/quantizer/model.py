@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +20,11 @@ from torch.nn import functional
 
 from mvqkd.artifacts import atomic_open
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError, DataError
+from mvqkd.quantizer.first_choice import LogitsTable, build_logits_table, first_choice
 from mvqkd.quantizer.search import SearchMode, search
-from mvqkd.quantizer.tables import UNARY_BLOCK, SearchTables, build_tables, product_by_blocks, unary_energy
+from mvqkd.quantizer.tables import UNARY_BLOCK, SearchTables, build_tables, unary_energy
 
+_T = TypeVar("_T")
 QUANTIZER_FILE = "quantizer.safetensors"
 FORMAT_VERSION = 1
 # A log-scale is stored divided by this, so that one optimizer step changes the scale as fast as the weights.
@@ -89,7 +91,7 @@ class Quantizer(nn.Module):
         self.register_buffer("std", torch.ones(dim) if std is None else std.detach().float().clone())
         identity = torch.randint(0, 256, (IDENTITY_BYTES,), dtype=torch.uint8, generator=generator)
         self.register_buffer("identity", identity)
-        self._tables: tuple[Any, SearchTables] | None = None
+        self._cache: dict[str, tuple[Any, Any]] = {}
 
     @property
     def bits_per_index(self) -> int:
@@ -136,10 +138,23 @@ class Quantizer(nn.Module):
 
     def tables(self) -> SearchTables:
         """Search tables of the present centers; kept until the centers change."""
-        key = (self.centers._version, self.centers_log_scale._version, self.centers.data_ptr(), self.centers.device)
-        if self._tables is None or self._tables[0] != key:
-            self._tables = key, build_tables(self.effective_centers())
-        return self._tables[1]
+        parameters = self.centers, self.centers_log_scale
+        return self._kept("tables", parameters, lambda: build_tables(self.effective_centers()))
+
+    def logits_table(self) -> LogitsTable:
+        """What the choice by the logits needs, of the present weights; kept until they change."""
+
+        def build() -> LogitsTable:
+            scale = (LOG_SCALE_SPEED * self.logits_log_scale).exp()
+            return build_logits_table(self.logits_weight * scale, self.logits_bias, self.num_codebooks)
+
+        return self._kept("logits", (self.logits_weight, self.logits_bias, self.logits_log_scale), build)
+
+    def _kept(self, name: str, parameters: Sequence[Tensor], build: Callable[[], _T]) -> _T:
+        state = [(p._version, p.data_ptr(), p.device) for p in parameters]
+        if name not in self._cache or self._cache[name][0] != state:
+            self._cache[name] = state, build()
+        return self._cache[name][1]  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode(self, x: Tensor, mode: SearchMode = "exact", iterations: int = 5) -> Tensor:
@@ -161,13 +176,13 @@ class Quantizer(nn.Module):
         """
         if x.dim() != 2 or x.shape[1] != self.dim or not x.is_floating_point():
             raise self._mismatch(f"float embeddings of shape (B, {self.dim})", f"{x.dtype} {tuple(x.shape)}")
-        tables = self.tables()
+        tables, logits = self.tables(), self.logits_table()
         indexes = torch.empty(len(x), self.num_codebooks, dtype=torch.uint8, device=self.mean.device)
         rows = self._encode_rows()
         for start in range(0, len(x), rows):
             normalized = self.normalize(x[start : start + rows].to(self.mean.device))
             _refuse_not_finite(normalized, start, len(x))
-            first = self._first_indexes(normalized)
+            first = first_choice(normalized, logits)
             indexes[start : start + rows] = search(unary_energy(normalized, tables), first, tables, mode, iterations)
         return indexes
 
@@ -196,12 +211,6 @@ class Quantizer(nn.Module):
         bytes_per_vector = 4 * (2 * self.num_codebooks * self.codebook_size + 4 * self.dim)
         budget = CUDA_ENCODE_BYTES if self.mean.is_cuda else ENCODE_BYTES
         return max(1, budget // bytes_per_vector // UNARY_BLOCK) * UNARY_BLOCK
-
-    def _first_indexes(self, normalized: Tensor) -> Tensor:
-        scaled = normalized * (LOG_SCALE_SPEED * self.logits_log_scale).exp()
-        scores = torch.empty(len(scaled), len(self.logits_bias), device=scaled.device)
-        product_by_blocks(scaled, self.logits_weight.T, self.logits_bias, scores)
-        return scores.view(-1, self.num_codebooks, self.codebook_size).argmax(2)
 
     def _mismatch(self, expected: str, got: str) -> ArtifactMismatchError:
         return ArtifactMismatchError(
