@@ -49,6 +49,7 @@ ENV PATH=/opt/mvqkd/bin:$PATH \
     HOME=/work \
     XDG_CACHE_HOME=/tmp/cache \
     MPLCONFIGDIR=/tmp/matplotlib \
+    NUMBA_CACHE_DIR=/tmp/numba \
     MVQKD_GIT_SHA=${REVISION}
 WORKDIR /work
 USER 10001:10001
