@@ -124,17 +124,19 @@ class FitQuantizerConfig(Section):
     buffer_frames: int = Field(
         2**19,
         ge=1,
-        description="frames in memory at most; of more, the file is read anew for each epoch and shuffled in a buffer of "
-        "so many: 1.25 GiB at 1280 channels in float16",
+        description="frames in memory at most; of more, the files are read anew for each epoch and shuffled in a buffer "
+        "of so many: 1.25 GiB at 1280 channels in float16",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="factors of the matrix products while fitting; auto: bfloat16 where the processor multiplies it natively",
+        description="factors of the matrix products while fitting; auto: bfloat16 where the processor has it",
     )
     evaluate_every: int = Field(50, ge=0, description="steps between points of the held-out error curve; 0: none")
-    patience: int = Field(0, ge=0, description="TODO")
-    min_improvement: float = Field(0.001, ge=0, lt=1, description="TODO")
-    checkpoint_every_s: float = Field(60.0, ge=0, description="what a killed fit may lose")
+    patience: int = Field(
+        0, ge=0, description="evaluations without improvement that end a phase, with its best weights; 0: none do"
+    )
+    min_improvement: float = Field(0.001, ge=0, lt=1, description="share of the error that counts as an improvement")
+    checkpoint_every_s: float = Field(60.0, ge=0, description="seconds between checkpoints: what a killed fit may lose")
     seed: int = Field(0, ge=0, description="initialisation and batch order")
     device: str = Field("auto", description="auto: cuda when there is one, else cpu")
 

@@ -9,116 +9,117 @@ these they leave the error a quarter higher. The defaults here were measured.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from mvqkd.artifacts import content_hash
 from mvqkd.config import FitQuantizerConfig
-from mvqkd.errors import DataError, TrainingError
-from mvqkd.progress import track
+from mvqkd.errors import DataError
+from mvqkd.quantizer.embedding_source import (
+    EmbeddingSource,
+    EmbeddingStream,
+    SourceStatistics,
+    TensorSource,
+    channel_statistics,
+)
+from mvqkd.quantizer.fit_phase import Phase, Training, run_phase
+from mvqkd.quantizer.fit_state import FitPosition, StateFile
 from mvqkd.quantizer.model import Quantizer
-from mvqkd.quantizer.search import refine
-from mvqkd.quantizer.tables import SearchTables, build_tables, unary_energy
+from mvqkd.quantizer.report import CurvePoint
 
 SMALL_CODEBOOK_SIZE = 16
-ADAM_BETAS = (0.9, 0.98)
-ADAM_EPS = 1e-9
-WEIGHT_DECAY = 1e-6
-# The indexes to learn from are searched with centers up to so many steps old: their products cost a third of a step
-# otherwise. Measured: no difference in the error.
-TABLES_LIFETIME_STEPS = 4
-# A channel that varies less than this share of its magnitude is rounding noise around a constant.
-CONSTANT_CHANNEL = 1e-5
+# Held-out frames that the error curve is measured on: the same ones each time, so that its points compare.
+EVALUATION_FRAMES = 512
+# Names of a processor's ability to multiply bfloat16. Where it is missing, bfloat16 is slower than float32.
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StepLosses:
-    """Losses of one step: squared error relative to the variance, cross-entropy (nats), entropy deficit (0..1)."""
+class Fit:
+    """A fitted quantizer and how it came about.
 
-    reconstruction: Tensor
-    logprob: Tensor
-    entropy_deficit: Tensor
+    Attributes:
+        quantizer: on the device it was fitted on, without gradients.
+        error_curve: held-out error while fitting, at few refine passes; empty without held-out frames.
+        steps: taken in each phase.
+        stopped_early: a phase ended before its last step because its error no longer fell.
+        wall_s, cpu_s: of all runs, where a killed fit went on.
+    """
+
+    quantizer: Quantizer
+    error_curve: list[CurvePoint]
+    steps: list[int]
+    stopped_early: bool
+    wall_s: float
+    cpu_s: float
 
 
-def fit(embeddings: Tensor, config: FitQuantizerConfig, *, device: str | torch.device = "cpu") -> Quantizer:
+def fit(
+    source: Tensor | EmbeddingStream,
+    config: FitQuantizerConfig,
+    *,
+    device: str | torch.device = "cpu",
+    held_out: Tensor | None = None,
+    resume_dir: Path | None = None,
+) -> Fit:
     """Fit a quantizer to embeddings; equal inputs and thread counts give equal bits.
 
     Args:
-        embeddings: float (B, D), B at least ``config.codebook_size``; float16 is fine, steps convert their batch.
+        source: float (B, D), B at least ``config.codebook_size``, or a stream of such blocks; float16 is fine, steps
+            convert their batch.
+        held_out: float (B', D), to record the error curve on and to stop early by; B' at least 1.
+        resume_dir: where checkpoints go; a fit that was killed goes on from the last one and ends with the bits of an
+            undisturbed one. Checkpoints of other data or another config are not used. The last one stays.
     Returns:
-        The fitted quantizer, on ``device``.
+        The fitted quantizer and its history.
     Raises:
-        DataError: too few embeddings, or NaN or infinity among them.
+        DataError: too few embeddings, NaN or infinity among them, or blocks that do not fit together.
         TrainingError: a loss is not finite.
     """
-    _check_embeddings(embeddings, config.codebook_size)
-    generator = torch.Generator().manual_seed(config.seed)
-    mean, std = channel_statistics(embeddings)
-    two_phases = config.codebook_size > SMALL_CODEBOOK_SIZE
-    quantizer = Quantizer(
-        embeddings.shape[1],
-        config.num_codebooks * (2 if two_phases else 1),
-        SMALL_CODEBOOK_SIZE,
-        mean=mean,
-        std=std,
-        generator=generator,
-    ).to(device)
-    phases = [(config.phase_1_steps, config.learning_rate)]
-    if two_phases:
-        phases.append((config.phase_2_steps, config.phase_2_learning_rate))
-    for number, (steps, learning_rate) in enumerate(phases, start=1):
-        if number == 2:
-            quantizer = multiply_out(quantizer, generator=generator)
-        _run_phase(
-            quantizer, embeddings, config, steps, learning_rate, generator, f"fit-quantizer {number}/{len(phases)}"
+    frames: EmbeddingSource = source if isinstance(source, EmbeddingStream) else TensorSource(source)
+    statistics = channel_statistics(frames, digest=resume_dir is not None)
+    if statistics.count < config.codebook_size:
+        raise DataError(
+            "teacher embeddings",
+            expected=f"at least {config.codebook_size} frames to fit codebooks of {config.codebook_size} entries on",
+            got=f"{statistics.count}",
+            next_step="raise extract-teacher.num_frames or use more audio",
         )
-    return quantizer.requires_grad_(False)
-
-
-def channel_statistics(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every channel, float32 (D,) each; a constant channel's deviation is exactly 0.
-
-    Args:
-        embeddings: float (B, D).
-    """
-    total = torch.zeros(embeddings.shape[1], dtype=torch.float64)
-    for block in torch.split(embeddings, 16_384):
-        total += block.double().sum(0)
-    mean = total / len(embeddings)
-    squares = torch.zeros_like(total)
-    for block in torch.split(embeddings, 16_384):
-        squares += (block.double() - mean).square().sum(0)
-    std = (squares / len(embeddings)).sqrt()
-    constant = std <= CONSTANT_CHANNEL * mean.abs()
-    return mean.float(), std.masked_fill(constant, 0.0).float()
-
-
-def step_losses(quantizer: Quantizer, normalized: Tensor, tables: SearchTables, passes: int) -> StepLosses:
-    """Losses of a batch.
-
-    The reconstruction loss has gradients for the centers only, the other two for the logits only.
-
-    Args:
-        normalized: float32 (B, D), in the codec's own space.
-        tables: of the quantizer's centers, or of what they were a few steps ago.
-        passes: refine passes that find the indexes to learn from.
-    """
-    logits = quantizer.logits(normalized)
-    with torch.no_grad():
-        indexes = refine(unary_energy(normalized, tables), logits.argmax(2), tables, passes)
-    error = (normalized - quantizer.sum_of_centers(indexes)).square().sum()
-    variation = (normalized - normalized.mean(0)).square().sum()
-    log_probs = logits.log_softmax(2)
-    logprob = functional.nll_loss(log_probs.flatten(0, 1), indexes.flatten())
-    mean_probs = log_probs.exp().mean(0)  # (N, K)
-    entropy = -(mean_probs * mean_probs.clamp(min=1e-20).log()).sum(1)
-    deficit = 1 - entropy.mean() / math.log(quantizer.codebook_size)
-    # Normalised channels have a variation near 1 each; of constant channels only, it is 0 and the error counts as is.
-    return StepLosses(error / variation.clamp(min=1e-6 * normalized.numel()), logprob, deficit)
+    phases = _phases(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    quantizer = _initial(statistics, config, len(phases), generator).to(device)
+    training = Training(
+        config,
+        quantizer,
+        frames,
+        statistics.count,
+        held_out=_evaluation_frames(held_out, quantizer),
+        generator=generator,
+        dtype=_product_dtype(config.precision, quantizer.mean.device),
+        store=None if resume_dir is None else StateFile(resume_dir, _state_key(config, statistics, held_out)),
+    )
+    _resume(training)
+    while training.position.phase <= len(phases):
+        run_phase(training, phases[training.position.phase - 1])
+        if training.position.phase <= len(phases):
+            training.quantizer = multiply_out(training.quantizer, generator=generator)
+        training.checkpoint()
+    training.note_time()
+    position = training.position
+    return Fit(
+        quantizer=training.quantizer.requires_grad_(False),
+        error_curve=position.curve,
+        steps=position.steps_taken,
+        stopped_early=position.stopped_early,
+        wall_s=position.wall_s,
+        cpu_s=position.cpu_s,
+    )
 
 
 def multiply_out(quantizer: Quantizer, *, generator: torch.Generator | None = None) -> Quantizer:
@@ -144,72 +145,77 @@ def multiply_out(quantizer: Quantizer, *, generator: torch.Generator | None = No
     return merged
 
 
-def _run_phase(
-    quantizer: Quantizer,
-    embeddings: Tensor,
-    config: FitQuantizerConfig,
-    steps: int,
-    learning_rate: float,
-    generator: torch.Generator,
-    name: str,
-) -> None:
-    optimizer = torch.optim.Adam(
-        quantizer.parameters(), lr=learning_rate, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
+def _phases(config: FitQuantizerConfig) -> list[Phase]:
+    plan = [(config.phase_1_steps, config.learning_rate)]
+    if config.codebook_size > SMALL_CODEBOOK_SIZE:
+        plan.append((config.phase_2_steps, config.phase_2_learning_rate))
+    return [
+        Phase(number, f"fit-quantizer {number}/{len(plan)}", steps, learning_rate)
+        for number, (steps, learning_rate) in enumerate(plan, start=1)
+    ]
+
+
+def _initial(
+    statistics: SourceStatistics, config: FitQuantizerConfig, num_phases: int, generator: torch.Generator
+) -> Quantizer:
+    return Quantizer(
+        len(statistics.mean),
+        config.num_codebooks * num_phases,
+        SMALL_CODEBOOK_SIZE,
+        mean=statistics.mean,
+        std=statistics.std,
+        generator=generator,
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
-    device = quantizer.mean.device
-    batches = _batches(len(embeddings), config.batch_size, steps, generator)
-    for step, rows in enumerate(track(batches, name, total=steps, unit="step")):
-        passes = 1 + int(torch.randint(0, 2, (), generator=generator))
-        if step % TABLES_LIFETIME_STEPS == 0:
-            tables = build_tables(quantizer.effective_centers(), precise=False)
-        losses = step_losses(quantizer, quantizer.normalize(embeddings[rows].to(device)), tables, passes)
-        loss = losses.reconstruction + losses.logprob + config.entropy_scale * losses.entropy_deficit
-        if not bool(loss.isfinite()):
-            raise TrainingError(
-                f"{name}, step {step + 1}",
-                expected="a finite loss",
-                got=f"reconstruction {losses.reconstruction.item():g}, logprob {losses.logprob.item():g}",
-                next_step="lower fit-quantizer.learning_rate",
-            )
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
 
 
-def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of each step: a fresh permutation an epoch, the last short batch dropped; all rows if there are few."""
-    order = torch.empty(0, dtype=torch.long)
-    size = min(batch_size, count)
-    for _ in range(steps):
-        if len(order) < size:
-            order = torch.randperm(count, generator=generator)
-        yield order[:size]
-        order = order[size:]
-
-
-def _check_embeddings(embeddings: Tensor, codebook_size: int) -> None:
-    if embeddings.dim() != 2 or not embeddings.is_floating_point():
+def _evaluation_frames(held_out: Tensor | None, quantizer: Quantizer) -> Tensor | None:
+    """The frames of the error curve, in the codec's own space."""
+    if held_out is None:
+        return None
+    if len(held_out) == 0:
         raise DataError(
-            "teacher embeddings",
-            expected="float embeddings of shape (B, D)",
-            got=f"{embeddings.dtype} {tuple(embeddings.shape)}",
-            next_step="re-run extract-teacher",
+            "held-out embeddings",
+            expected="at least one frame to measure the error on",
+            got="none",
+            next_step="raise fit-quantizer.held_out_share, or hold nothing out",
         )
-    if len(embeddings) < codebook_size:
+    if channel_statistics(TensorSource(held_out)).mean.shape != quantizer.mean.shape:
         raise DataError(
-            "teacher embeddings",
-            expected=f"at least {codebook_size} frames to fit codebooks of {codebook_size} entries on",
-            got=f"{len(embeddings)}",
-            next_step="raise extract-teacher.num_frames or use more audio",
+            "held-out embeddings",
+            expected=f"{quantizer.dim} channels, as in the frames to fit on",
+            got=f"{held_out.shape[1]}",
+            next_step="hold out frames of the same teacher and layer",
         )
-    for start in range(0, len(embeddings), 16_384):
-        finite = embeddings[start : start + 16_384].isfinite().all(1)
-        if not bool(finite.all()):
-            raise DataError(
-                f"teacher embeddings, frame {start + int((~finite).nonzero()[0])}",
-                expected="finite numbers",
-                got="NaN or infinity",
-                next_step="check the teacher and the audio, then re-run extract-teacher",
-            )
+    return quantizer.normalize(held_out[:EVALUATION_FRAMES].to(quantizer.mean.device))
+
+
+def _product_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        native = device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in NATIVE_BFLOAT16)
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _state_key(config: FitQuantizerConfig, statistics: SourceStatistics, held_out: Tensor | None) -> str:
+    held_out_digest = "" if held_out is None else channel_statistics(TensorSource(held_out), digest=True).digest
+    return content_hash([FitPosition.__name__, config.model_dump(mode="json"), statistics.digest, held_out_digest])
+
+
+def _resume(training: Training) -> None:
+    """Go back to the last checkpoint, if there is one that fits."""
+    found = training.store.load() if training.store is not None else None
+    if found is None:
+        return
+    training.position, tensors = found
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+    config, old = training.config, training.quantizer
+    if training.position.phase > 1 and config.codebook_size > SMALL_CODEBOOK_SIZE:
+        # The weights come from the checkpoint; only the shape matters here.
+        training.quantizer = multiply_out(old, generator=torch.Generator())
+    training.quantizer.load_state_dict(part("quantizer."))
+    training.generator.set_state(tensors["generator"])
+    training.best = part("best.")
+    training.restored = {f"adam.{key}": tensor for key, tensor in part("adam.").items()}

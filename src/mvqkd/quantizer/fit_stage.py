@@ -1,6 +1,6 @@
 """The stage fit-quantizer: sampled teacher embeddings in, a quantizer and its report out.
 
-Payload of a ``quantizer``: ``quantizer.safetensors`` and ``report.json``.
+Payload of a ``quantizer``: ``quantizer.safetensors``, ``report.json`` and ``report.png``.
 """
 
 from __future__ import annotations
@@ -8,22 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import FitQuantizerConfig
-from mvqkd.errors import ArtifactCorruptError, ConfigError, DataError
-from mvqkd.quantizer.fit import fit
-from mvqkd.quantizer.report import report
+from mvqkd.errors import ConfigError
+from mvqkd.quantizer.embedding_shards import EmbeddingShards
+from mvqkd.quantizer.embedding_source import EmbeddingStream
+from mvqkd.quantizer.fit import Fit, fit
+from mvqkd.quantizer.report import QuantizerReport, report
+from mvqkd.quantizer.report_plots import write_plots
 
 KIND = "quantizer"
 REPORT_FILE = "report.json"
+PLOTS_FILE = "report.png"
 # Below this many cuts, holding whole ones out would leave too little of the speech to fit on.
 FEWEST_CUTS_TO_HOLD_OUT = 10
 # The errors of every refine pass are measured on so many frames at most, the use of entries on so many more.
@@ -33,16 +35,10 @@ USAGE_FRAMES = 8192
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Teacher embeddings of an artifact: float16 (B, D), and int64 (B,) positions of their cuts in its list of cuts."""
-
-    embeddings: Tensor
-    cut_index: Tensor
-
-
 def fit_quantizer(config: FitQuantizerConfig, *, teacher_embeddings: Path, out: Path) -> Artifact:
     """Fit a quantizer, measure it on frames it has not seen, write both.
+
+    A killed fit goes on where its last checkpoint was, in the folder of the unfinished artifact.
 
     Args:
         teacher_embeddings: artifact of sampled frames.
@@ -55,19 +51,33 @@ def fit_quantizer(config: FitQuantizerConfig, *, teacher_embeddings: Path, out: 
     parent = load_artifact(teacher_embeddings, "teacher-embeddings")
     device = _device(config.device)
     partial = PartialArtifact(out, KIND, stage=config.section, config=config.model_dump(mode="json"), parents=[parent])
-    sample = read_sample(parent)
-    held_out_rows = hold_out(sample.cut_index, config.held_out_share, config.seed)
-    fitted_on = sample.embeddings[~held_out_rows]
-    held_out = sample.embeddings[held_out_rows][:MAX_HELD_OUT_FRAMES]
-    started = time.monotonic()
-    quantizer = fit(fitted_on, config, device=device)
-    fit_s = time.monotonic() - started
-    measured = report(quantizer, held_out, fitted_on[:USAGE_FRAMES], config.refine_iterations)
+    shards = EmbeddingShards(parent)
+    held_out_rows = hold_out(shards.cut_index, config.held_out_share, config.seed)
+    fitted_rows = ~held_out_rows
+    held_out = shards.gather(held_out_rows, MAX_HELD_OUT_FRAMES)
+    fitted = fit(
+        _source(shards, fitted_rows, config.buffer_frames),
+        config,
+        device=device,
+        held_out=held_out,
+        resume_dir=partial.path,
+    )
+    quantizer = fitted.quantizer
+    measured = report(
+        quantizer,
+        held_out,
+        shards.gather(fitted_rows, USAGE_FRAMES),
+        config.refine_iterations,
+        domains=shards.speakers(shards.cut_index[held_out_rows][:MAX_HELD_OUT_FRAMES]),
+        error_curve=fitted.error_curve,
+    )
     started = time.monotonic()
     quantizer.encode(held_out, iterations=config.refine_iterations)
     encode_s = time.monotonic() - started
     quantizer.save(partial.path)
     write_json(partial.path / REPORT_FILE, asdict(measured))
+    title = f"{parent.facts['teacher_id']}, layer {parent.facts['layer']}: {quantizer.bytes_per_frame} bytes a frame"
+    write_plots(measured, partial.path / PLOTS_FILE, title)
     artifact = partial.commit(
         facts={
             "dim": quantizer.dim,
@@ -81,9 +91,8 @@ def fit_quantizer(config: FitQuantizerConfig, *, teacher_embeddings: Path, out: 
             "rate_hz": parent.facts["rate_hz"],
         },
         figures={
-            **asdict(measured),
-            "fitted_frames": len(fitted_on),
-            "fit_s": round(fit_s, 2),
+            **_figures(measured, fitted),
+            "fitted_frames": int(fitted_rows.sum()),
             "encode_frames_per_s": round(len(held_out) / encode_s),
         },
     )
@@ -95,34 +104,24 @@ def fit_quantizer(config: FitQuantizerConfig, *, teacher_embeddings: Path, out: 
     return artifact
 
 
-def read_sample(artifact: Artifact) -> Sample:
-    """Read all shards of a teacher-embeddings artifact.
+def _source(shards: EmbeddingShards, rows: Tensor, buffer_frames: int) -> Tensor | EmbeddingStream:
+    """The chosen frames: in memory where they fit the buffer, else as a stream."""
+    if int(rows.sum()) <= buffer_frames:
+        return shards.gather(rows)
+    return EmbeddingStream(lambda: shards.blocks(rows), buffer_frames=buffer_frames)
 
-    Raises:
-        ArtifactCorruptError: a shard does not hold what it should.
-        DataError: there are no frames.
-    """
-    embeddings, cut_index = [], []
-    for name in sorted(name for name in artifact.files if name.endswith(".safetensors")):
-        try:
-            shard = load_file(artifact.path / name)
-            embeddings.append(shard["embeddings"])
-            cut_index.append(shard["cut_index"])
-        except (SafetensorError, KeyError) as error:
-            raise ArtifactCorruptError(
-                f"{artifact.kind} {artifact.path} ({artifact.short_id}), file {name}",
-                expected="tensors embeddings and cut_index",
-                got=str(error),
-                next_step="re-run extract-teacher",
-            ) from error
-    if not embeddings or not sum(map(len, embeddings)):
-        raise DataError(
-            f"{artifact.kind} {artifact.path} ({artifact.short_id})",
-            expected="embeddings to fit on",
-            got="none",
-            next_step="re-run extract-teacher on a split with speech",
-        )
-    return Sample(torch.cat(embeddings), torch.cat(cut_index))
+
+def _figures(measured: QuantizerReport, fitted: Fit) -> dict[str, object]:
+    return {
+        **measured.figures(),
+        "relative_error_by_iteration": measured.relative_error_by_iteration,
+        "entropy": measured.entropy,
+        "error_curve": [asdict(point) for point in fitted.error_curve],
+        "steps": fitted.steps,
+        "stopped_early": fitted.stopped_early,
+        "fit_s": round(fitted.wall_s, 2),
+        "fit_cpu_s": round(fitted.cpu_s, 2),
+    }
 
 
 def hold_out(cut_index: Tensor, share: float, seed: int) -> Tensor:

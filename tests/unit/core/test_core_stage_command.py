@@ -104,7 +104,7 @@ def test_gate_strict_and_champion(in_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit-quantizer", "--num-codebooks", "6"], "power of two"),
+        (["fit-quantizer", "--num-codebooks", "65"], "less than or equal to 64"),
         (["fit-quantizer", "--num-codebooks", "many"], "valid integer"),
         (["encode-ci", "--speeds", "fast"], "valid number"),
         (["gate", "--params", "none.yaml"], "a readable YAML file"),

@@ -12,7 +12,8 @@ from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
 from mvqkd.config import FitQuantizerConfig
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ConfigError, DataError
 from mvqkd.quantizer import Quantizer
-from mvqkd.quantizer.fit_stage import fit_quantizer, hold_out, read_report, read_sample
+from mvqkd.quantizer.embedding_shards import EmbeddingShards
+from mvqkd.quantizer.fit_stage import fit_quantizer, hold_out, read_report
 
 CONFIG = FitQuantizerConfig(num_codebooks=2, phase_1_steps=30, phase_2_steps=10, batch_size=64, device="cpu")
 
@@ -58,10 +59,10 @@ def test_the_error_is_measured_on_frames_that_were_not_fitted(tmp_path: Path) ->
     artifact = fit_quantizer(
         CONFIG, teacher_embeddings=embeddings_artifact(tmp_path / "e").path, out=tmp_path / "quantizer"
     )
-    sample = read_sample(load_artifact(tmp_path / "e"))
-    held_out = hold_out(sample.cut_index, CONFIG.held_out_share, CONFIG.seed)
+    shards = EmbeddingShards(load_artifact(tmp_path / "e"))
+    held_out = hold_out(shards.cut_index, CONFIG.held_out_share, CONFIG.seed)
     quantizer = Quantizer.load(artifact.path)
-    expected_mean = sample.embeddings[~held_out].double().mean(0).float()
+    expected_mean = shards.gather(~held_out).double().mean(0).float()
     torch.testing.assert_close(quantizer.mean, expected_mean)
     assert artifact.figures["held_out_frames"] == int(held_out.sum())
     assert artifact.figures["fitted_frames"] == int((~held_out).sum())
@@ -91,7 +92,7 @@ def test_too_few_frames(tmp_path: Path) -> None:
 
 def test_no_frames_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="embeddings to fit on"):
-        read_sample(embeddings_artifact(tmp_path / "e", frames=0))
+        EmbeddingShards(embeddings_artifact(tmp_path / "e", frames=0))
 
 
 def test_another_kind_of_artifact(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_shard_without_its_tensors(tmp_path: Path) -> None:
     partial = PartialArtifact(tmp_path / "e", "teacher-embeddings", stage="extract-teacher", config={})
     save_file({"other": torch.zeros(2)}, partial.path / "embeddings-00000.safetensors")
     with pytest.raises(ArtifactCorruptError, match="cut_index"):
-        read_sample(partial.commit(facts=json.loads("{}")))
+        EmbeddingShards(partial.commit(facts=json.loads("{}")))
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
