@@ -14,7 +14,7 @@ from torch import Tensor
 from mvqkd.errors import DataError
 from mvqkd.quantizer import Quantizer
 from mvqkd.quantizer.report import CurvePoint, QuantizerReport, StepError, report
-from mvqkd.quantizer.report_errors import ChannelErrors, DomainError
+from mvqkd.quantizer.report_errors import ChannelErrors, DomainError, relative_error
 from mvqkd.quantizer.report_findings import findings
 from mvqkd.quantizer.report_usage import Redundancy
 
@@ -94,6 +94,13 @@ def test_domains_and_their_spread() -> None:
     assert measured.domain_error_median == 0.111111
     assert measured.domain_error_spread == pytest.approx(2.25)
     assert measured.figures()["worst_domain_error"] == 0.25
+    # The pooled ones mix domains: they are no domain to compare.
+    pooled = report(plus_minus_one(), torch.cat([x, column(4, 1)]), x[:0], 1, domains=[*domains, "rare", "scarce"])
+    assert pooled.domains[-1].domain == "other"
+    assert pooled.domains[-1].relative_error > 0.4
+    assert pooled.domain_error_median == pytest.approx(0.111111, abs=1e-3)
+    assert pooled.domain_error_spread == pytest.approx(2.25, rel=1e-2)
+    assert pooled.figures()["worst_domain_error"] == pytest.approx(0.25, abs=1e-3)
     permuted = torch.randperm(150, generator=torch.Generator().manual_seed(0))
     again = report(plus_minus_one(), x[permuted], x[:0], 1, domains=[domains[row] for row in permuted.tolist()])
     assert again == measured
@@ -103,7 +110,11 @@ def test_mode_and_passes_are_those_asked_for() -> None:
     quantizer, x = random_quantizer(16, 4, 16), frames_of(300, 16)
     exact, best = (report(quantizer, x, x[:0], 5, mode=mode) for mode in ("exact", "best"))  # type: ignore[arg-type]
     assert (exact.search_mode, best.search_mode) == ("exact", "best")
-    assert best.relative_error <= exact.relative_error
+    for mode, measured in (("exact", exact), ("best", best)):
+        for passes, error in enumerate(measured.relative_error_by_iteration):
+            indexes = quantizer.encode(x, mode, passes)  # type: ignore[arg-type]
+            assert error == pytest.approx(relative_error(x, quantizer.decode(indexes)), abs=1e-6)
+    assert best.relative_error < exact.relative_error
     unrefined = report(quantizer, x, x[:0], 0)
     assert unrefined.relative_error_by_iteration == exact.relative_error_by_iteration[:1]
     assert unrefined.relative_error > exact.relative_error
