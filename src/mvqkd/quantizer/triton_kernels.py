@@ -161,19 +161,18 @@ def merge_kernel(
     odd_to_old = tl.zeros([ODD], tl.float32)
     old_to_old = 0.0
     for e in range(EVEN_LENGTH):
-        even_codebook = tl.load(even_order + e)
-        even_old = tl.load(old_of_all + even_codebook)
-        even_index = tl.load(even + e * num_vectors * EVEN).to(tl.int32)
+        codebook = tl.load(even_order + e)
+        rows = pairwise + codebook * K * (N * K)
+        even_rows = rows + tl.load(even + e * num_vectors * EVEN).to(tl.int64) * (N * K)
+        old_row = rows + tl.load(old_of_all + codebook) * (N * K)
         for o in range(ODD_LENGTH):
-            odd_codebook = tl.load(odd_order + o)
-            odd_old = tl.load(old_of_all + odd_codebook)
-            odd_index = tl.load(odd + o * num_vectors * ODD).to(tl.int32)
-            # The K rows and K columns of two codebooks: offsets within them fit into 32 bits.
-            block = pairwise + even_codebook * K * (N * K) + odd_codebook * K
-            between += tl.load(block + even_index[:, None] * (N * K) + odd_index[None, :])
-            even_to_old += tl.load(block + even_index * (N * K) + odd_old)
-            odd_to_old += tl.load(block + even_old * (N * K) + odd_index)
-            old_to_old += tl.load(block + even_old * (N * K) + odd_old)
+            codebook = tl.load(odd_order + o)
+            odd_columns = codebook * K + tl.load(odd + o * num_vectors * ODD).to(tl.int64)
+            old_column = codebook * K + tl.load(old_of_all + codebook)
+            between += tl.load(even_rows[:, None] + odd_columns[None, :])
+            even_to_old += tl.load(even_rows + old_column)
+            odd_to_old += tl.load(old_row + odd_columns)
+            old_to_old += tl.load(old_row + old_column)
 
     even_energy = tl.load(even_energies + (pair * 2 * num_vectors + b) * EVEN + i)
     odd_energy = tl.load(odd_energies + (pair * 2 * num_vectors + b) * ODD + j)
