@@ -124,7 +124,7 @@ class FitQuantizerConfig(Section):
     buffer_frames: int = Field(
         2**19,
         ge=1,
-        description="frames in memory at most; of more, the files are read anew for each epoch and shuffled in a buffer "
+        description="frames in memory at most; of more, files are read anew for each epoch and shuffled in a buffer "
         "of so many: 1.25 GiB at 1280 channels in float16",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -148,7 +148,7 @@ class EncodeCiConfig(Section):
     speeds: list[float] = Field([0.9, 1.0, 1.1], description="speed-perturbed copies; each needs indexes of its own")
     mode: Literal["exact", "best", "fast"] = Field(
         "exact",
-        description="search for the indexes; best has a lower error at a quarter of the speed: worth it beside a big teacher",
+        description="best has a lower error at a quarter of the speed: worth it beside a big teacher",
     )
     shard_cuts: int = Field(200, ge=1, description="cuts a shard: what a killed run may lose")
     batch_duration_s: float = Field(60.0, gt=0, description="audio seconds a teacher batch")

@@ -57,6 +57,7 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
         *optional["dev"],
         *optional["teacher"],
         *optional["registry"],
+        *optional["bench"],
     ]:
         requirement = Requirement(text)
         if requirement.name == "mvqkd":

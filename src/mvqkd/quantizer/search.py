@@ -113,9 +113,20 @@ _TRITON_WORKS: dict[torch.device, bool] = {}
 def _triton_works(device: torch.device, tables: SearchTables) -> bool:
     """Whether the kernels agree with plain torch on this device: asked once, with the first tables that come."""
     if device not in _TRITON_WORKS:
-        from mvqkd.quantizer.triton_search import agrees_with_plain, triton_available
-
-        _TRITON_WORKS[device] = triton_available() and agrees_with_plain(tables, device)
-        if not _TRITON_WORKS[device]:
-            _LOG.warning("%s: no usable Triton, the search for codebook indexes runs in plain torch, slower", device)
+        trouble = _trouble_with_triton(device, tables)
+        if trouble is not None:
+            _LOG.warning("%s: the search for codebook indexes runs in plain torch, slower: %s", device, trouble)
+        _TRITON_WORKS[device] = trouble is None
     return _TRITON_WORKS[device]
+
+
+def _trouble_with_triton(device: torch.device, tables: SearchTables) -> str | None:
+    from mvqkd.quantizer.triton_search import agrees_with_plain, triton_available
+
+    if not triton_available():
+        return "triton is not installed"
+    try:
+        agrees = agrees_with_plain(tables, device)
+    except Exception as error:  # whatever its compiler meets on a machine that was not foreseen
+        return f"triton failed with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None if agrees else "triton's kernels give other indexes on this device"

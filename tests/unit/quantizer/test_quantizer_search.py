@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mvqkd.quantizer import search as search_module
+from mvqkd.quantizer import triton_search
 from mvqkd.quantizer.compiled_search import refine_compiled
 from mvqkd.quantizer.plain_search import refine_pass, refine_plain
 from mvqkd.quantizer.search import FAST_PASSES, refine, search
@@ -209,6 +211,36 @@ def test_a_search_for_the_best_goes_on_and_the_fast_one_stops() -> None:
     assert (every[0] <= every[1] + 1e-4).all()
     with pytest.raises(ValueError, match="one of exact, best, fast"):
         search(unary, first, tables, "quick", 5)
+
+
+@pytest.mark.parametrize(
+    ("available", "answer", "said"),
+    [
+        (False, True, "not installed"),
+        (True, False, "other indexes"),
+        (True, OSError("no\ncc"), "OSError: no"),
+    ],
+)
+def test_a_device_without_working_kernels_falls_back_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    available: bool,
+    answer: bool | Exception,
+    said: str,
+) -> None:
+    def agrees(*_: object) -> bool:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(triton_search, "triton_available", lambda: available)
+    monkeypatch.setattr(triton_search, "agrees_with_plain", agrees)
+    monkeypatch.setattr(search_module, "_TRITON_WORKS", {})
+    tables, device = build_tables(problem(2, 16, 4, 1)[0]), torch.device("cuda:0")
+    assert not search_module._triton_works(device, tables)
+    assert not search_module._triton_works(device, tables)
+    assert said in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_no_passes_and_no_vectors() -> None:
