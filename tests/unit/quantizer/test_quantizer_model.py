@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,18 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactNotFoundError, match="fit-quantizer"):
         Quantizer.load(tmp_path)
+
+
+def test_the_lines_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- quantizer.*?-->\n```python\n(.*?)```", text, re.S)
+    assert block is not None
+    lines = block[1].replace("20_000, 384", "300, 16").replace("num_codebooks=8", "phase_1_steps=2, phase_2_steps=2")
+    assert lines.count("_steps=2") == 2
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Tensor] = {}
+    exec(lines, names)
+    assert names["indexes"].dtype == torch.uint8
+    assert names["indexes"].shape == (300, 8)
+    assert names["reconstruction"].shape == (300, 16)
+    assert torch.equal(names["again"].encode(names["embeddings"]), names["indexes"])  # type: ignore[operator]
