@@ -103,20 +103,22 @@ class FitQuantizerConfig(Section):
     num_codebooks: int = Field(8, ge=1, le=64, description="bytes a teacher frame with 256 entries each")
     codebook_size: Literal[16, 256] = Field(256, description="entries a codebook; 256 fills a byte")
     phase_1_steps: int = Field(
-        150, ge=0, description="steps with pairs of 16-entry codebooks; more of them gained nothing at 600 in phase 2"
+        100,
+        ge=0,
+        description="steps with pairs of 16-entry codebooks: a start that suits some embeddings and that others unlearn",
     )
     phase_2_steps: int = Field(
         600,
         ge=0,
-        description="steps after the pairs are multiplied out into 256 entries; about a minute on two cores. The paper "
+        description="steps after the pairs are multiplied out into 256 entries; half a minute on two cores. The paper "
         "takes 10000 + 10000: lower the learning rates then",
     )
     batch_size: int = Field(512, ge=1, description="frames a step")
     learning_rate: float = Field(
-        0.01, gt=0, description="Adam, phase 1; falls to 0 over the phase. The paper's 0.005 suits its 10000 steps"
+        0.02, gt=0, description="Adam, phase 1; falls to 0 over the phase. The paper's 0.005 suits its 10000 steps"
     )
     phase_2_learning_rate: float = Field(
-        0.04, gt=0, description="Adam, phase 2; an entry of 256 is chosen twice in a batch, so it needs large steps"
+        0.03, gt=0, description="Adam, phase 2; an entry of 256 is chosen twice in a batch, so it needs large steps"
     )
     refine_iterations: int = Field(5, ge=0, le=20, description="refine passes at encoding; gains end at about 5")
     entropy_scale: float = Field(0.01, ge=0, description="weight of the logits' entropy deficit: keeps entries in use")
