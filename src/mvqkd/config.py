@@ -105,7 +105,7 @@ class FitQuantizerConfig(Section):
     phase_1_steps: int = Field(
         100,
         ge=0,
-        description="steps with pairs of 16-entry codebooks: a start that suits some embeddings and that others unlearn",
+        description="steps with pairs of 16-entry codebooks: a quick start; more of them hurt real embeddings",
     )
     phase_2_steps: int = Field(
         600,
