@@ -6,20 +6,32 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "numpy", "lhotse", "onnxruntime", "sherpa-onnx")
 
 
-def describe() -> dict[str, Any]:
-    """What a reader needs to judge a figure or to repeat it."""
+def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """What a reader needs to judge a figure or to repeat it.
+
+    Args:
+        packages: distributions to state the versions of; those that are not installed are left out.
+    """
     return {
         "command": " ".join(["python", *sys.argv]),
         "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        | {name: version for name in packages if (version := _version(name)) is not None},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

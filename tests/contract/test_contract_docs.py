@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("name", "page"), [("objectives", "docs/objectives.md"), ("demo", "README.md")])
+@pytest.mark.parametrize(
+    ("name", "page"), [("objectives", "docs/objectives.md"), ("demo", "README.md"), ("quantizer", "docs/quantizer.md")]
+)
 def test_page_is_what_its_benchmark_renders(name: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module(name)
