@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from mvqkd.config import FitQuantizerConfig
 from mvqkd.errors import DataError, TrainingError
-from mvqkd.quantizer import Quantizer
+from mvqkd.quantizer import Quantizer, fit_phase
+from mvqkd.quantizer.embedding_source import EmbeddingStream
 from mvqkd.quantizer.fit import fit, multiply_out
 from mvqkd.quantizer.fit_losses import step_losses
 from mvqkd.quantizer.report_errors import relative_error
@@ -141,3 +143,117 @@ def test_entropy_deficit_is_0_for_even_and_1_for_single_entries() -> None:
     assert step_losses(quantizer, x, tables, 1).logprob.item() == pytest.approx(torch.tensor(16.0).log().item())
     quantizer.logits_bias.view(2, 16)[:, 3] = 100.0
     assert step_losses(quantizer, x, tables, 1).entropy_deficit.item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_codebooks", "codebook_size", "num_bytes"), [(1, 256, 1), (3, 256, 3), (7, 16, 4), (1, 16, 1), (64, 16, 32)]
+)
+def test_any_number_of_codebooks(num_codebooks: int, codebook_size: int, num_bytes: int) -> None:
+    changes = {"num_codebooks": num_codebooks, "codebook_size": codebook_size, "phase_1_steps": 30, "phase_2_steps": 8}
+    fitted = fit(speechlike(), SMALL.model_copy(update=changes))
+    quantizer = fitted.quantizer
+    assert (quantizer.num_codebooks, quantizer.codebook_size, quantizer.bytes_per_frame) == (
+        num_codebooks,
+        codebook_size,
+        num_bytes,
+    )
+    assert fitted.steps == ([30, 8] if codebook_size == 256 else [30])
+    assert error_of(quantizer, speechlike(seed=1)) < 0.9
+
+
+def test_the_most_codebooks() -> None:
+    # 128 of 16 entries in phase 1.
+    changes = {"num_codebooks": 64, "phase_1_steps": 2, "phase_2_steps": 1, "batch_size": 16}
+    fitted = fit(speechlike(300, dim=4), SMALL.model_copy(update=changes))
+    assert (fitted.quantizer.num_codebooks, fitted.quantizer.codebook_size) == (64, 256)
+
+
+def test_sizes_that_cannot_be_fitted_are_refused_by_name() -> None:
+    for change in ({"num_codebooks": 65}, {"num_codebooks": 0}, {"codebook_size": 32}):
+        with pytest.raises(ValidationError, match=next(iter(change))):
+            FitQuantizerConfig.model_validate(change)
+
+
+def test_the_error_curve_is_that_of_held_out_frames() -> None:
+    held_out = speechlike(200, seed=1)
+    fitted = fit(speechlike(), SMALL.model_copy(update={"evaluate_every": 20}), held_out=held_out)
+    assert [(point.phase, point.step) for point in fitted.error_curve] == [(1, 20), (1, 40), (2, 15)]
+    errors = [point.relative_error for point in fitted.error_curve]
+    assert errors[0] > errors[1] > errors[2]
+    indexes = fitted.quantizer.encode(held_out, iterations=fit_phase.EVALUATION_PASSES)
+    quantizer = fitted.quantizer
+    measured = relative_error(quantizer.normalize(held_out), quantizer.normalize(quantizer.decode(indexes)))
+    assert errors[-1] == pytest.approx(measured, rel=0.02)
+    walls = [point.wall_s for point in fitted.error_curve]
+    assert 0 < walls[0] < walls[1] < walls[2] <= fitted.wall_s
+
+
+def test_evaluation_changes_nothing() -> None:
+    plain = fit(speechlike(), SMALL)
+    assert plain.error_curve == []
+    assert fit(speechlike(), SMALL, held_out=speechlike(seed=1)).quantizer.id == plain.quantizer.id
+    never = SMALL.model_copy(update={"evaluate_every": 0})
+    assert fit(speechlike(), never, held_out=speechlike(seed=1)).error_curve == []
+
+
+def test_early_stop_comes_back_to_the_best_weights() -> None:
+    # Fitted on frames unlike the held-out ones, on which the error therefore rises after a while.
+    held_out = speechlike(200, seed=1)
+    changes = {"codebook_size": 16, "phase_1_steps": 400, "evaluate_every": 5, "patience": 4, "min_improvement": 0.0}
+    fitted = fit(speechlike(40, seed=3), SMALL.model_copy(update=changes), held_out=held_out)
+    assert fitted.stopped_early
+    errors = {point.step: point.relative_error for point in fitted.error_curve}
+    best = min(errors, key=errors.__getitem__)
+    assert fitted.steps == [best + 4 * 5]
+    until_best = SMALL.model_copy(update={**changes, "patience": 0})
+    full = fit(speechlike(40, seed=3), until_best, held_out=held_out)
+    assert full.steps == [400]
+    assert not full.stopped_early
+    assert error_of(fitted.quantizer, held_out) < error_of(full.quantizer, held_out)
+
+
+def test_a_stream_is_fitted_as_a_tensor_is() -> None:
+    x = speechlike(1500)
+    in_memory = fit(x, SMALL).quantizer
+    whole = fit(EmbeddingStream(lambda: iter(torch.split(x, 400)), buffer_frames=1500), SMALL).quantizer
+    torch.testing.assert_close(whole.centers, in_memory.centers, rtol=1e-3, atol=1e-3)
+    small_buffer = EmbeddingStream(lambda: iter(torch.split(x.half(), 100)), buffer_frames=300)
+    held_out = speechlike(seed=1)
+    assert error_of(fit(small_buffer, SMALL).quantizer, held_out) == pytest.approx(
+        error_of(in_memory, held_out), rel=0.1
+    )
+
+
+def test_bfloat16_products_do_no_harm() -> None:
+    held_out = speechlike(seed=1)
+    errors = [
+        error_of(fit(speechlike(), SMALL.model_copy(update={"precision": precision})).quantizer, held_out)
+        for precision in ("float32", "bfloat16")
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        (torch.zeros(0, 12), "at least one frame"),
+        (torch.zeros(3, 11), "12 channels, as in the frames to fit on, got 11"),
+        (torch.full((3, 12), float("inf")), "frame 0: expected finite"),
+        (torch.zeros(3, 12, dtype=torch.int32), r"\(B, D\)"),
+    ],
+)
+def test_held_out_frames_that_cannot_be_used(held_out: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fit(speechlike(), SMALL, held_out=held_out)
+
+
+def test_half_precision_that_overflowed_is_named() -> None:
+    x = speechlike()
+    x[7, 2] = 7e4
+    with pytest.raises(DataError, match=r"frame 7: expected finite numbers, got infinity .*65504"):
+        fit(x.half(), SMALL)
+
+
+def test_batches_larger_than_the_data() -> None:
+    fitted = fit(speechlike(300), SMALL.model_copy(update={"batch_size": 4096, "phase_2_steps": 10}))
+    assert error_of(fitted.quantizer, speechlike(300)) < 0.5
