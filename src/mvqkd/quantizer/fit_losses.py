@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mvqkd.quantizer.model import LOG_SCALE_SPEED, Quantizer
 from mvqkd.quantizer.search import refine
-from mvqkd.quantizer.tables import SearchTables, build_tables
+from mvqkd.quantizer.tables import SearchTables
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,13 @@ def step_losses(
         normalized: float32 (B, D), in the codec's own space.
         tables: of the quantizer's centers, or of what they were a few steps ago.
         passes: refine passes that find the indexes to learn from.
-        dtype: of the factors of the matrix products.
+        dtype: of the factors of the logits' products; the search takes float32.
     """
-    narrow = normalized.to(dtype)
-    logits = _logits(quantizer, narrow)
+    logits = _logits(quantizer, normalized.to(dtype))
     with torch.no_grad():
         # The last choice, not the best seen: a pass that loses a little teaches choices that later passes gain from.
         # Measured: 2 to 3 % lower error at the end.
-        indexes = refine(training_unary(narrow, tables), logits.argmax(2), tables, passes, keep_best=False)
+        indexes = refine(training_unary(normalized, tables), logits.argmax(2), tables, passes, keep_best=False)
     error = (normalized - _decode(quantizer, indexes)).square().sum()
     variation = (normalized - normalized.mean(0)).square().sum()
     log_probs = logits.log_softmax(2)
@@ -63,31 +62,44 @@ def step_losses(
 def held_out_error(quantizer: Quantizer, normalized: Tensor, passes: int, dtype: torch.dtype = torch.float32) -> float:
     """Relative error of float32 (B, D) in the codec's own space, found as cheaply as a step finds its indexes."""
     with torch.no_grad():
-        tables = training_tables(quantizer, dtype)
-        narrow = normalized.to(dtype)
-        first = _logits(quantizer, narrow).argmax(2)
-        indexes = refine(training_unary(narrow, tables), first, tables, passes)
+        tables = training_tables(quantizer)
+        first = _logits(quantizer, normalized.to(dtype)).argmax(2)
+        indexes = refine(training_unary(normalized, tables), first, tables, passes, keep_best=False)
         error = (normalized - _decode(quantizer, indexes)).double().square().sum()
         variation = (normalized - normalized.mean(0)).double().square().sum()
         return float(error / variation) if variation > 0 else float(error)
 
 
-def training_tables(quantizer: Quantizer, dtype: torch.dtype = torch.float32) -> SearchTables:
-    """Search tables of the present centers, from products of factors in ``dtype``; ``products`` is left in it."""
+def training_tables(quantizer: Quantizer) -> SearchTables:
+    """Search tables of the present centers, in float32: ``build_tables`` at half its cost."""
     centers = quantizer.effective_centers().detach()
-    if dtype == torch.float32:
-        return build_tables(centers, precise=False)
-    flat, size = centers.flatten(0, 1), quantizer.codebook_size
-    narrow = flat.to(dtype)
-    pairwise = (narrow @ narrow.T).float().mul_(2)
-    for start in range(0, len(flat), size):
-        pairwise[start : start + size, start : start + size] = 0.0
-    return SearchTables(narrow.T * -2, flat.square().sum(1), pairwise, quantizer.num_codebooks, size)
+    num_codebooks, size = quantizer.num_codebooks, quantizer.codebook_size
+    flat = centers.flatten(0, 1)
+    doubled = flat * 2
+    pairwise = flat.new_zeros(num_codebooks, size, num_codebooks, size)
+    # Only products of different codebooks are needed, and each once.
+    for n in range(num_codebooks - 1):
+        rest = product(doubled[n * size : (n + 1) * size], flat[(n + 1) * size :])
+        rest = rest.view(size, num_codebooks - n - 1, size)
+        pairwise[n, :, n + 1 :] = rest
+        pairwise[n + 1 :, :, n] = rest.permute(1, 2, 0)
+    return SearchTables(-doubled.T, flat.square().sum(1), pairwise.flatten(2).flatten(0, 1), num_codebooks, size)
 
 
 def training_unary(x: Tensor, tables: SearchTables) -> Tensor:
-    """``unary_energy`` of (B, D) from one product in the dtype of ``tables``."""
-    return (x @ tables.products).float().add_(tables.squared_norm)
+    """``unary_energy`` of float32 (B, D), at half its cost."""
+    return product(x, tables.products.T).add_(tables.squared_norm)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T of float32 (B, D) and (M, D), as oneDNN takes it on a CPU.
+
+    It is as exact as the usual product, which is MKL's, and takes half of its time on an AMD processor with AVX-512.
+    """
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if a.device.type != "cpu" or not available:
+        return a @ b.T
+    return functional.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
 
 
 def _logits(quantizer: Quantizer, x: Tensor) -> Tensor:
@@ -106,7 +118,7 @@ def _decode(quantizer: Quantizer, indexes: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """x @ weight.T as float32, taken in the dtype of x; x has no gradient."""
+    """x @ weight.T as float32, from factors in the dtype of x; x has no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

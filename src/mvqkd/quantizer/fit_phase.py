@@ -50,7 +50,7 @@ class Training:
         source, count: where batches come from, and how many frames it has.
         held_out: float32 (B, D) in the codec's own space, to evaluate on; None: no error curve.
         generator: of all random choices but the order of the batches.
-        dtype: of the factors of matrix products.
+        dtype: of the factors of the logits' products.
         store: where checkpoints go; None: none are written.
         restored: moments of Adam of a checkpoint, until the phase has taken them over.
         best: weights of the lowest held-out error of this phase, kept only where early stop needs them.
@@ -119,7 +119,7 @@ def run_phase(training: Training, phase: Phase) -> None:
     with Progress(phase.name, total=phase.steps, unit="step", initial=position.step) as progress:
         while position.step < phase.steps and not _is_stale(position, config):
             if position.step % TABLES_LIFETIME_STEPS == 0:
-                tables = training_tables(quantizer, training.dtype)
+                tables = training_tables(quantizer)
             passes = 1 + int(torch.randint(0, 2, (), generator=training.generator))
             normalized = quantizer.normalize(next(rows).to(quantizer.mean.device))
             losses = step_losses(quantizer, normalized, tables, passes, training.dtype)

@@ -10,9 +10,10 @@ from mvqkd.errors import DataError, TrainingError
 from mvqkd.quantizer import Quantizer, fit_phase
 from mvqkd.quantizer.embedding_source import EmbeddingStream
 from mvqkd.quantizer.fit import fit, multiply_out
-from mvqkd.quantizer.fit_losses import step_losses
+from mvqkd.quantizer.fit_losses import held_out_error, product, step_losses, training_tables, training_unary
 from mvqkd.quantizer.report_errors import relative_error
-from mvqkd.quantizer.tables import build_tables
+from mvqkd.quantizer.search import refine
+from mvqkd.quantizer.tables import build_tables, unary_energy
 
 SMALL = FitQuantizerConfig(num_codebooks=2, phase_1_steps=40, phase_2_steps=15, batch_size=128, device="cpu")
 
@@ -205,11 +206,11 @@ def test_early_stop_comes_back_to_the_best_weights() -> None:
     errors = {point.step: point.relative_error for point in fitted.error_curve}
     best = min(errors, key=errors.__getitem__)
     assert fitted.steps == [best + 4 * 5]
-    until_best = SMALL.model_copy(update={**changes, "patience": 0})
-    full = fit(speechlike(40, seed=3), until_best, held_out=held_out)
-    assert full.steps == [400]
-    assert not full.stopped_early
-    assert error_of(fitted.quantizer, held_out) < error_of(full.quantizer, held_out)
+    assert held_out_error(
+        fitted.quantizer, fitted.quantizer.normalize(held_out), fit_phase.EVALUATION_PASSES
+    ) == pytest.approx(errors[best], rel=1e-3)
+    full = fit(speechlike(40, seed=3), SMALL.model_copy(update={**changes, "patience": 0}), held_out=held_out)
+    assert (full.steps, full.stopped_early) == ([400], False)
 
 
 def test_a_stream_is_fitted_as_a_tensor_is() -> None:
@@ -257,3 +258,37 @@ def test_half_precision_that_overflowed_is_named() -> None:
 def test_batches_larger_than_the_data() -> None:
     fitted = fit(speechlike(300), SMALL.model_copy(update={"batch_size": 4096, "phase_2_steps": 10}))
     assert error_of(fitted.quantizer, speechlike(300)) < 0.5
+
+
+def test_the_faster_product_is_as_exact() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(70, 33, generator=generator), torch.randn(40, 33, generator=generator)
+    torch.testing.assert_close(product(a, b), (a.double() @ b.double().T).float(), rtol=1e-5, atol=1e-5)
+    # Tables hand over a transposed view.
+    torch.testing.assert_close(product(a, b.T.contiguous().T), product(a, b), rtol=0, atol=0)
+
+
+def test_training_tables_are_those_of_encoding() -> None:
+    quantizer = Quantizer(12, 3, 16, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(9, 12, generator=torch.Generator().manual_seed(1))
+    quick, precise = training_tables(quantizer), quantizer.tables()
+    for name in ("products", "squared_norm", "pairwise"):
+        torch.testing.assert_close(getattr(quick, name), getattr(precise, name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(training_unary(x, quick), unary_energy(x, precise), rtol=1e-5, atol=1e-5)
+
+
+def test_the_losses_are_those_of_the_codec() -> None:
+    quantizer = Quantizer(12, 2, 16, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
+    quantizer.centers_log_scale.fill_(0.02)
+    quantizer.logits_log_scale.fill_(-0.03)
+    x = quantizer.normalize(speechlike(80))
+    x = (x - x.mean(0)) / x.std(0)
+    losses = step_losses(quantizer, x, training_tables(quantizer), passes=1)
+    indexes = refine(
+        training_unary(x, training_tables(quantizer)), quantizer.logits(x).argmax(2), quantizer.tables(), 1
+    )
+    log_probs = quantizer.logits(x).log_softmax(2)
+    expected = -log_probs.gather(2, indexes.unsqueeze(2)).mean()
+    torch.testing.assert_close(losses.logprob, expected, rtol=0.02, atol=0)
+    error = relative_error(x, quantizer.sum_of_centers(indexes))
+    assert losses.reconstruction.item() == pytest.approx(error, rel=0.02)
