@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from mvqkd.quantizer import triton_search
 from mvqkd.quantizer.compiled_search import refine_compiled
 from mvqkd.quantizer.plain_search import refine_pass, refine_plain
 from mvqkd.quantizer.search import FAST_PASSES, refine, search
-from mvqkd.quantizer.tables import build_tables, candidates_kept, relative_energy, unary_energy
+from mvqkd.quantizer.tables import build_tables, candidates_kept, pack, relative_energy, unary_energy
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,14 @@ def test_tables_without_float64_agree() -> None:
     precise, quick = build_tables(centers), build_tables(centers, precise=False)
     torch.testing.assert_close(quick.pairwise, precise.pairwise, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(unary_energy(x, quick), unary_energy(x, precise), rtol=1e-4, atol=1e-4)
+
+
+def test_energies_without_onednn_agree() -> None:
+    centers, x, _ = problem(4, 16, 33, 300)
+    tables = build_tables(centers)
+    plain = dataclasses.replace(tables, packed=None)
+    assert tables.packed is not None or pack(torch.ones(2, 2)) is None
+    torch.testing.assert_close(unary_energy(x, tables), unary_energy(x, plain), rtol=1e-5, atol=1e-5)
 
 
 def test_no_interaction_within_a_codebook() -> None:
