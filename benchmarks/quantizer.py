@@ -65,13 +65,15 @@ def main() -> None:
     results, page = RESULTS, PAGE
     if arguments.quick:
         results, page = arguments.cache / "quick.json", arguments.cache / "quick.md"
-    if not arguments.render:
-        measure(arguments, results)
+    failed = [] if arguments.render else measure(arguments, results)
     page.write_text(render(json.loads(results.read_text(encoding="utf-8"))), encoding="utf-8")
     print(f"wrote {page}")
+    if failed:
+        raise SystemExit(f"not measured: {'; '.join(failed)}. Run the same command again for these alone")
 
 
-def measure(arguments: argparse.Namespace, path: Path) -> None:
+def measure(arguments: argparse.Namespace, path: Path) -> list[str]:
+    """Measure the chosen sections into ``path``; returns the units that failed."""
     # Imported here: rendering needs none of it.
     from quantizer_codecs import code_digest
     from quantizer_data import log_facts, prepare
@@ -96,6 +98,7 @@ def measure(arguments: argparse.Namespace, path: Path) -> None:
     store, bench = Results(path, run), Bench(scale, arguments.cache, sets)
     for section in arguments.section:
         store.measure(section, SECTIONS[section](bench), jobs=arguments.jobs, again=arguments.again)
+    return store.failed
 
 
 def _scale(arguments: argparse.Namespace) -> Scale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -87,18 +88,19 @@ def _codes(rows: list[Row]) -> list[str]:
                 f"{row['num_codebooks']} × {row['codebook_size']}",
                 row["iterations"],
                 f"{row['vectors']:,}",
-                f"{100 * (1 - row['different'] / row['vectors']):.4g} %",
+                _share(row["vectors"] - row["different"], row["vectors"]),
                 row["different"],
-                row["different_from_itself"],
+                row["ties"],
             )
         )
     head = ("set", "channels", "codebooks × entries", "passes", "held-out vectors", "identical codes", "others")
     return [
         f"Same weights, same input, mode *exact* against the reference's own encode in blocks of {rows[0]['block']}.",
-        "Where two choices are as good as equal, rounding decides: the last column counts those of the others that the",
-        "reference encodes as ours does once it gets them alone or in float64.",
+        "Where two choices are as good as equal, rounding decides. The last column counts those of the others for",
+        f"which the reference itself gives our codes on some of {rows[0]['tie_copies']} copies of the vector, whose",
+        "channels are changed by no more than the last bit of float32.",
         "",
-        *_table((*head, "the reference's at other rounding"), body),
+        *_table((*head, "ties by rounding"), body),
     ]
 
 
@@ -117,28 +119,34 @@ def _encode(rows: list[Row]) -> list[str]:
         lines += [f"### Set {data}", ""]
         lines += _table((*head, f"{threads[-1]} threads / 1", "peak memory a vector (batch)"), body)
     limits = [row for row in rows if row["codec"] == "limit"]
-    body = []
-    for row in limits:
-        for count in row["gflops"]:
-            shares = [f"{100 * row['profile'][count][step]:.0f} %" for step in PROFILE_STEPS]
-            speed = (f"{row['gflops'][count]:.0f}", f"{row['vectors_per_s'][count]:,.0f}")
-            share = f"{100 * row['share_reached'][count]:.0f} %"
-            body.append((row["data"], count, *speed, share, *shares, f"{row['passes']['mean']:.2f}"))
+    reached = [
+        (
+            *(row["data"], count, f"{row['gflops'][count]:.0f}", f"{row['vectors_per_s'][count]:,.0f}"),
+            f"{100 * row['share_reached'][count]:.0f} %",
+        )
+        for row in limits
+        for count in row["gflops"]
+    ]
+    spent = [
+        (
+            row["data"],
+            *(f"{100 * row['profile'][step]:.0f} %" for step in PROFILE_STEPS),
+            f"{row['passes']['mean']:.2f}",
+            ", ".join(f"{100 * share:.0f} %" for share in row["passes"]["share_done_after"]),
+        )
+        for row in limits
+    ]
     lines += [
         "### The arithmetic limit, and what lies between",
         "",
         "Every encode needs two matrix products, of the vectors with the logits' weights and with the centers. The",
-        "limit is their cost at the rate of a large float32 product in the same run. The other columns say what share",
-        "of an exact encode goes into the first choice by the logits, the energies x·C and the refine passes, and how",
-        "many passes a vector takes on average until one changes nothing (that one counted).",
+        "limit is their cost at the rate of a large float32 product in the same run.",
         "",
-        *_table(
-            (
-                *("set", "threads", "GFLOP/s", "limit, vectors/s", "reached by exact"),
-                *(*PROFILE_STEPS, "passes a vector"),
-            ),
-            body,
-        ),
+        *_table(("set", "threads", "GFLOP/s", "limit, vectors/s", "reached by exact"), reached),
+        "Where the time of an exact encode goes with one thread: the first choice by the logits, the energies x·C, the",
+        "refine passes; and how many passes a vector takes until one changes nothing, that one counted.",
+        "",
+        *_table(("set", *PROFILE_STEPS, "passes, mean", "done after pass 1, 2, ..."), spent),
     ]
     return lines
 
@@ -221,6 +229,11 @@ def _quality(rows: list[Row]) -> list[str]:
 
 def _by_set(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(data, [row for row in rows if row["data"] == data]) for data in sorted({row["data"] for row in rows})]
+
+
+def _share(part: int, whole: int) -> str:
+    """In percent; 100 for all and nothing else."""
+    return "100 %" if part == whole else f"{math.floor(1e5 * part / whole) / 1e3:.3f} %"
 
 
 def _threads(count: str) -> str:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,11 @@ class Unit:
 
 
 class Results:
-    """Rows and runs, in memory and on disk."""
+    """Rows and runs, in memory and on disk; ``failed`` names the units whose process died."""
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
         self.path, self._lock = path, threading.Lock()
+        self.failed: list[str] = []
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": [], "runs": {}}
         self.rows: list[Row] = content["rows"]
         self.runs: dict[str, Any] = content["runs"]
@@ -79,7 +81,13 @@ class Results:
         def run(unit: Unit) -> None:
             nonlocal done
             unit_started = time.monotonic()
-            rows = unit.measure()
+            try:
+                rows = unit.measure()
+            except BrokenProcessPool:
+                # The others are still worth hours of measuring.
+                _LOG.error("%s, %s: a measuring process died (killed? out of memory?)", section, unit.name)
+                self.failed.append(f"{section}, {unit.name}")
+                return
             with self._lock:
                 done += unit.weight
                 for row in rows:

@@ -266,8 +266,9 @@ def _side_by_side(bench: Bench, vectors: Vectors, fits: list[Fitted], base: str)
         counts = {fit.codec.name: _count(one, fit, vectors, scale) for fit in fits}
         for fit in fits:
             _LOG.info("%s: error of %s", vectors.name, fit.codec.name)
-            arguments = (fit.codec, fit.folder, vectors, scale.error_vectors)
-            errors[fit.codec.name] = all_threads(worker.relative_error, *arguments)
+            all_threads(worker.warm_up, fit.codec, fit.folder, vectors)
+            # One thread: the reference gains nothing from more.
+            errors[fit.codec.name] = one(worker.relative_error, fit.codec, fit.folder, vectors, scale.error_vectors)
         for repetition in range(scale.repetitions):
             _LOG.info("%s: timing, repetition %d of %d", vectors.name, repetition + 1, scale.repetitions)
             for fit in fits:
@@ -327,18 +328,19 @@ def _limits(bench: Bench, vectors: Vectors, fit: Fitted, rows: list[Row]) -> Row
     """Arithmetic limit of the two matrix products that every encode needs, and what our encode spends its time in."""
     ours = next(row for row in rows if row["codec"] == fit.codec.name)
     flops = 2 * 2 * vectors.dim * vectors.num_bytes * ENTRIES
-    row: Row = {"codec": "limit", "gflops": {}, "vectors_per_s": {}, "share_reached": {}, "profile": {}}
+    row: Row = {"codec": "limit", "gflops": {}, "vectors_per_s": {}, "share_reached": {}}
     for threads in bench.threads:
         with process(threads) as run:
             run(worker.gemm_seconds)
             times = [run(worker.gemm_seconds) for _ in range(bench.scale.repetitions)]
             rate = 2 * worker.GEMM_SIZE**3 / statistics.median(times)
-            run(worker.warm_up, fit.codec, fit.folder, vectors)
-            profile = run(worker.encode_profile, fit.codec, fit.folder, vectors, ours["vectors_timed"])
             row["gflops"][str(threads)] = rate / 1e9
             row["vectors_per_s"][str(threads)] = rate / flops
             row["share_reached"][str(threads)] = ours["vectors_per_s"][str(threads)] * flops / rate
-            row["profile"][str(threads)] = profile
+    # A profile sees the calling thread only.
+    with process(1) as run:
+        run(worker.warm_up, fit.codec, fit.folder, vectors)
+        row["profile"] = run(worker.encode_profile, fit.codec, fit.folder, vectors, ours["vectors_timed"])
     with process(max(bench.threads)) as run:
         arguments = (fit.codec, fit.folder, vectors, bench.scale.error_vectors, ITERATIONS)
         row["passes"] = run(worker.passes_until_fixed, *arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,14 +61,33 @@ def test_a_unit_is_measured_again_only_when_its_settings_change(benchmark: Any, 
     assert {run["command"] for run in again.runs.values()} == {"c", "later"}
 
 
+def test_a_unit_whose_process_died_leaves_the_others(benchmark: Any, tmp_path: Path) -> None:
+    results, worker = benchmark("results"), benchmark("worker")
+
+    def measure(function: Any, *arguments: Any) -> Any:
+        with worker.process(1) as run:
+            return [{"value": run(function, *arguments)}]
+
+    units = [
+        results.Unit("dies", "a", 0, 1.0, lambda: measure(os._exit, 1)),
+        results.Unit("lives", "a", 0, 1.0, lambda: measure(os.getenv, "OMP_NUM_THREADS")),
+    ]
+    store = results.Results(tmp_path / "results.json", RUN)
+    store.measure("codes", units)
+    assert store.failed == ["codes, dies"]
+    assert [(row["unit"], row["value"]) for row in store.rows] == [("lives", "1")]
+
+
 def test_page_shows_what_the_results_say(benchmark: Any) -> None:
     page = benchmark("page")
     row = {"section": "codes", "data": "d", "run": "r", "dim": 256, "num_codebooks": 4, "codebook_size": 256}
-    row |= {"iterations": 5, "vectors": 20_000, "different": 3, "different_from_itself": 2, "block": 16}
+    row |= {"iterations": 5, "vectors": 20_000, "different": 3, "ties": 2, "tie_copies": 64, "block": 16}
     shown = page.render({"rows": [row], "runs": {"r": RUN}})
-    assert "| d | 256 | 4 × 256 | 5 | 20,000 | 99.98 % | 3 | 2 |" in shown
+    assert "| d | 256 | 4 × 256 | 5 | 20,000 | 99.985 % | 3 | 2 |" in shown
     assert "`c` on 2 cores of p" in shown
     assert shown.count("Not measured yet") == 3
+    almost = page.render({"rows": [row | {"vectors": 10**9}], "runs": {"r": RUN}})
+    assert "| 99.999 % | 3 |" in almost, "100 % are all of them"
 
 
 def test_synthetic_vectors_are_normalised_and_repeatable(benchmark: Any, tmp_path: Path) -> None:
@@ -106,7 +126,7 @@ def test_codecs_are_measured_by_their_own_codes(benchmark: Any, tmp_path: Path) 
     assert passes["share_done_after"] == sorted(passes["share_done_after"])
     agreement = worker.agreement(ours, fit.folder, vectors, 100, 5)
     assert (agreement["vectors"], agreement["num_codebooks"], agreement["dim"]) == (100, 2, 6)
-    assert agreement["different"] <= 1
+    assert agreement["ties"] == agreement["different"] <= 1
     shares = worker.encode_profile(ours, fit.folder, vectors, 100)
     assert sum(shares.values()) == pytest.approx(1)
 
