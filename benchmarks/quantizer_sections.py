@@ -13,17 +13,15 @@ from typing import Any
 import quantizer_worker as worker
 from quantizer_codecs import (
     ENTRIES,
-    FAISS_PEERS,
     ITERATIONS,
     Codec,
-    Faiss,
     Ours,
     Reference,
     ReferenceOfOurs,
-    ResidualVq,
     missing_package,
 )
 from quantizer_data import Vectors
+from quantizer_peers import FAISS_PEERS, Faiss, ResidualVq
 from quantizer_results import Row, Unit
 from quantizer_worker import Fitted, Run, process
 
