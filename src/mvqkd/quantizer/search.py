@@ -16,8 +16,8 @@ _LOG = logging.getLogger(__name__)
 SearchMode = Literal["exact", "best", "fast"]
 FAST_PASSES = 2
 # "best" goes on from where the passes end: rounds, each with half of the codebooks set to arbitrary entries, another
-# pairing, and so many passes. Twice the rounds gain a tenth as much again.
-BEST_ROUNDS = 8
+# pairing, and so many passes. Further rounds gain ever less.
+BEST_ROUNDS = 6
 BEST_PASSES = 3
 
 
