@@ -58,6 +58,7 @@ SIZES = [
     Size(128, 8, 16, "package"),
 ]
 BRIEF = Training(steps=8, batch_size=64)
+TIE_COPIES = 1024
 THOROUGH = Training(steps=120, batch_size=512)
 
 
@@ -121,18 +122,21 @@ def their_codes(theirs: multi_quantization.Quantizer, x: Tensor, iterations: int
 
 
 def assert_equal_codes(pair: Pair, x: Tensor, iterations: int) -> Tensor:
-    """Every index of every vector; says of vectors that differ whether the two choices are as good as equal."""
+    """Every index of every vector, but for vectors whose choice hangs on the last bit of float32.
+
+    Both searches add hundreds of float32 numbers in orders of their own. Where the 16th and the 17th candidate of a
+    codebook are equal up to that, one of them is kept here and the other one there, and the ends may lie far apart. Such
+    a vector is a tie if the package itself gives our codes once its input is changed within the last bit.
+    """
     normalized = pair.ours.normalize(x)
     ours, theirs = pair.ours.encode(x, "exact", iterations), their_codes(pair.theirs, normalized, iterations)
-    differ = (ours != theirs).any(1)
-    errors = [
-        (normalized - pair.ours.normalize(pair.ours.decode(codes))).double().square().sum(1) for codes in (ours, theirs)
-    ]
-    gaps = ((errors[0] - errors[1]).abs() / errors[1])[differ]
-    assert not bool(differ.any()), (
-        f"{int(differ.sum())} of {len(x)} vectors differ at {iterations} iterations; of squared errors that differ by "
-        f"less than 1e-6 of themselves: {int((gaps < 1e-6).sum())}; greatest difference {gaps.max():.2g}"
-    )
+    differ = (ours != theirs).any(1).nonzero()[:, 0].tolist()
+    for row in differ:
+        noise = torch.rand(TIE_COPIES, x.shape[1], generator=torch.Generator().manual_seed(row)) * 2 - 1
+        copies = normalized[row] * (1 + torch.finfo(torch.float32).eps * noise)
+        found = (their_codes(pair.theirs, copies, iterations) == ours[row]).all(1)
+        assert bool(found.any()), f"vector {row} of {len(x)} differs at {iterations} iterations, and it is no tie"
+    assert len(differ) <= 1 + len(x) // 1000, f"{len(differ)} ties among {len(x)} vectors are too many to be chance"
     return ours
 
 
