@@ -125,7 +125,7 @@ def assert_equal_codes(pair: Pair, x: Tensor, iterations: int) -> Tensor:
     """Every index of every vector, but for vectors whose choice hangs on the last bit of float32.
 
     Both searches add hundreds of float32 numbers in orders of their own. Where the 16th and the 17th candidate of a
-    codebook are equal up to that, one of them is kept here and the other one there, and the ends may lie far apart. Such
+    codebook are equal up to that, one of them is kept here and the other there, and the ends may lie far apart. Such
     a vector is a tie if the package itself gives our codes once its input is changed within the last bit.
     """
     normalized = pair.ours.normalize(x)
