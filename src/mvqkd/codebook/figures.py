@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mvqkd.codebook.packing import unpack
 from mvqkd.codebook.store import Shard
+from mvqkd.quantizer.report_usage import entropy_bits
 
 FLOAT32_BYTES = 4
 
@@ -31,7 +33,7 @@ def store_figures(
         encode_s: seconds that teacher and codec took, over all runs and ranks.
     """
     num_frames = int(facts["num_frames"])
-    entropy = entropy_bits(directory, shards, int(facts["num_codebooks"]), int(facts["codebook_size"]))
+    entropy = _code_entropy_bits(directory, shards, int(facts["num_codebooks"]), int(facts["codebook_size"]))
     return {
         "relative_error": squared_error / squared_norm if squared_norm > 0 else 0.0,
         "squared_error": squared_error,
@@ -45,7 +47,7 @@ def store_figures(
     }
 
 
-def entropy_bits(directory: Path, shards: Sequence[Shard], num_codebooks: int, codebook_size: int) -> list[float]:
+def _code_entropy_bits(directory: Path, shards: Sequence[Shard], num_codebooks: int, codebook_size: int) -> list[float]:
     """Entropy of the indexes of every codebook, in bits; at most log2(codebook_size)."""
     counts = np.zeros((num_codebooks, codebook_size), dtype=np.int64)
     for shard in shards:
@@ -54,10 +56,4 @@ def entropy_bits(directory: Path, shards: Sequence[Shard], num_codebooks: int, c
             indexes = unpack(packed, num_codebooks, codebook_size)
             for codebook in range(num_codebooks):
                 counts[codebook] += np.bincount(indexes[:, codebook], minlength=codebook_size)
-    return [_entropy_bits(row) for row in counts]
-
-
-def _entropy_bits(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:
-    used = counts[counts > 0]
-    shares = used / max(1, used.sum())
-    return abs(float((shares * np.log2(shares)).sum()))
+    return entropy_bits(torch.from_numpy(counts))

@@ -26,6 +26,7 @@ from mvqkd.quantizer.embedding_source import (
     TensorSource,
     channel_statistics,
 )
+from mvqkd.quantizer.first_choice import bfloat16_is_fast
 from mvqkd.quantizer.fit_phase import Phase, Training, run_phase
 from mvqkd.quantizer.fit_state import FitPosition, StateFile
 from mvqkd.quantizer.model import Quantizer
@@ -34,8 +35,6 @@ from mvqkd.quantizer.report import CurvePoint
 SMALL_CODEBOOK_SIZE = 16
 # Held-out frames that the error curve is measured on: the same ones each time, so that its points compare.
 EVALUATION_FRAMES = 512
-# Names of a processor's ability to multiply bfloat16. Where it is missing, bfloat16 is slower than float32.
-NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 _LOG = logging.getLogger(__name__)
 
@@ -191,8 +190,7 @@ def _evaluation_frames(held_out: Tensor | None, quantizer: Quantizer) -> Tensor 
 
 def _product_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
-        native = device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in NATIVE_BFLOAT16)
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 

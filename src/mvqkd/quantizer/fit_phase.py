@@ -13,10 +13,11 @@ from mvqkd.config import FitQuantizerConfig
 from mvqkd.errors import TrainingError
 from mvqkd.progress import Progress
 from mvqkd.quantizer.embedding_source import EmbeddingSource, batches
-from mvqkd.quantizer.fit_losses import held_out_error, step_losses, training_tables
+from mvqkd.quantizer.fit_losses import held_out_error, step_losses
 from mvqkd.quantizer.fit_state import FitPosition, StateFile
 from mvqkd.quantizer.model import Quantizer
 from mvqkd.quantizer.report import CurvePoint
+from mvqkd.quantizer.tables import build_tables
 
 ADAM_BETAS = (0.9, 0.98)
 ADAM_EPS = 1e-9
@@ -119,7 +120,7 @@ def run_phase(training: Training, phase: Phase) -> None:
     with Progress(phase.name, total=phase.steps, unit="step", initial=position.step) as progress:
         while position.step < phase.steps and not _is_stale(position, config):
             if position.step % TABLES_LIFETIME_STEPS == 0:
-                tables = training_tables(quantizer)
+                tables = build_tables(quantizer.effective_centers(), precise=False)
             passes = 1 + int(torch.randint(0, 2, (), generator=training.generator))
             normalized = quantizer.normalize(next(rows).to(quantizer.mean.device))
             losses = step_losses(quantizer, normalized, tables, passes, training.dtype)

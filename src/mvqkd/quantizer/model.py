@@ -154,7 +154,8 @@ class Quantizer(nn.Module):
         state = [(p._version, p.data_ptr(), p.device) for p in parameters]
         if name not in self._cache or self._cache[name][0] != state:
             self._cache[name] = state, build()
-        return self._cache[name][1]  # type: ignore[no-any-return]
+        kept: _T = self._cache[name][1]
+        return kept
 
     @torch.no_grad()
     def encode(self, x: Tensor, mode: SearchMode = "exact", iterations: int = 5) -> Tensor:

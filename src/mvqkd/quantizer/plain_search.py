@@ -128,7 +128,8 @@ def _interaction(pairwise: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` lowest of float32 (B, S) and their int64 indexes, (B, count) each; all where there are fewer."""
-    return tuple(values.topk(min(count, values.shape[1]), largest=False))  # type: ignore[return-value]
+    lowest = values.topk(min(count, values.shape[1]), largest=False)
+    return lowest.values, lowest.indices
 
 
 def _take(entries: Tensor, candidates: Tensor) -> Tensor:

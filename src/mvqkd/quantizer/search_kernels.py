@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from mvqkd.quantizer import lanes
-from mvqkd.quantizer.tables import LANES
+from mvqkd.quantizer.tables import LANES, candidates_kept
 
 MOST_SLOTS = 16
 # Steps of the search for a threshold; what is left above it is then removed one by one.
@@ -40,14 +40,7 @@ def _at(base: Any, position: Any) -> Any:
     return base + np.uintp(position) * np.uintp(4)
 
 
-@_inlined
-def _kept(length: Any, size: Any) -> Any:
-    """``candidates_kept``."""
-    kept = 8 if size <= 16 else 16
-    while length >= 4 and kept < 128:
-        length //= 4
-        kept *= 2
-    return kept
+_kept = _inlined(candidates_kept)
 
 
 @_inlined

@@ -59,7 +59,7 @@ def build_tables(centers: Tensor, *, precise: bool = True) -> SearchTables:
 
     Args:
         centers: float (N, K, D).
-        precise: take the products in float64 and round once. Training, which builds tables often, goes without.
+        precise: take the products in float64 and round once. Training, which builds tables often, does with float32.
     """
     num_codebooks, codebook_size, dim = centers.shape
     flat = centers.detach().reshape(num_codebooks * codebook_size, dim)
@@ -69,13 +69,14 @@ def build_tables(centers: Tensor, *, precise: bool = True) -> SearchTables:
     )
     # Only products of different codebooks are needed, and each once.
     for n in range(num_codebooks - 1):
-        rest = (flat[n * codebook_size : (n + 1) * codebook_size] @ flat[(n + 1) * codebook_size :].T).mul_(2).float()
+        rest = product(flat[n * codebook_size : (n + 1) * codebook_size], flat[(n + 1) * codebook_size :])
+        rest = rest.mul_(2).float()
         rest = rest.view(codebook_size, num_codebooks - n - 1, codebook_size)
         pairwise[n, :, n + 1 :] = rest
         pairwise[n + 1 :, :, n] = rest.permute(1, 2, 0)
     pairwise = pairwise.flatten(2).flatten(0, 1)
     squared_norm = flat.square().sum(1).float()
-    products = (flat * -2).float().T.contiguous()
+    products = (flat * -2).float().T
     return SearchTables(products, squared_norm, pairwise, num_codebooks, codebook_size, pack(products))
 
 
@@ -105,9 +106,15 @@ def product_by_blocks(x: Tensor, matrix: Tensor, bias: Tensor, out: Tensor, pack
         block, target = x[start : start + rows], out[start : start + rows]
         if len(block) < rows:
             block = functional.pad(block, (0, 0, 0, rows - len(block)))
-        product = torch.addmm(bias, block, matrix) if packed is None else packed_product(block, packed, bias)
-        target.copy_(product[: len(target)])
+        result = torch.addmm(bias, block, matrix) if packed is None else packed_product(block, packed, bias)
+        target.copy_(result[: len(target)])
     return out
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T of float (B, D) and (M, D); of float32 on a CPU as oneDNN takes it, which is as exact and faster."""
+    packed = pack(b.T) if a.dtype == torch.float32 else None
+    return a @ b.T if packed is None else packed_product(a, packed)
 
 
 def pack(matrix: Tensor) -> Tensor | None:
@@ -115,7 +122,7 @@ def pack(matrix: Tensor) -> Tensor | None:
 
     On AMD processors with AVX-512 the usual product, which is MKL's, takes twice the time.
     """
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch has no types here
     if matrix.device.type != "cpu" or not available or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return None
     return matrix.T.contiguous().to_mkldnn()

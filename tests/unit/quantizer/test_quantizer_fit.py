@@ -10,10 +10,10 @@ from mvqkd.errors import DataError, TrainingError
 from mvqkd.quantizer import Quantizer, fit_phase
 from mvqkd.quantizer.embedding_source import EmbeddingStream
 from mvqkd.quantizer.fit import fit, multiply_out
-from mvqkd.quantizer.fit_losses import held_out_error, product, step_losses, training_tables, training_unary
+from mvqkd.quantizer.fit_losses import held_out_error, step_losses
 from mvqkd.quantizer.report_errors import relative_error
 from mvqkd.quantizer.search import refine
-from mvqkd.quantizer.tables import build_tables, unary_energy
+from mvqkd.quantizer.tables import build_tables, product, unary_energy
 
 SMALL = FitQuantizerConfig(num_codebooks=2, phase_1_steps=40, phase_2_steps=15, batch_size=128, device="cpu")
 
@@ -271,10 +271,10 @@ def test_the_faster_product_is_as_exact() -> None:
 def test_training_tables_are_those_of_encoding() -> None:
     quantizer = Quantizer(12, 3, 16, generator=torch.Generator().manual_seed(0))
     x = torch.randn(9, 12, generator=torch.Generator().manual_seed(1))
-    quick, precise = training_tables(quantizer), quantizer.tables()
+    quick, precise = build_tables(quantizer.effective_centers(), precise=False), quantizer.tables()
     for name in ("products", "squared_norm", "pairwise"):
         torch.testing.assert_close(getattr(quick, name), getattr(precise, name), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(training_unary(x, quick), unary_energy(x, precise), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(unary_energy(x, quick), unary_energy(x, precise), rtol=1e-5, atol=1e-5)
 
 
 def test_the_losses_are_those_of_the_codec() -> None:
@@ -283,10 +283,9 @@ def test_the_losses_are_those_of_the_codec() -> None:
     quantizer.logits_log_scale.fill_(-0.03)
     x = quantizer.normalize(speechlike(80))
     x = (x - x.mean(0)) / x.std(0)
-    losses = step_losses(quantizer, x, training_tables(quantizer), passes=1)
-    indexes = refine(
-        training_unary(x, training_tables(quantizer)), quantizer.logits(x).argmax(2), quantizer.tables(), 1
-    )
+    tables = build_tables(quantizer.effective_centers(), precise=False)
+    losses = step_losses(quantizer, x, tables, passes=1)
+    indexes = refine(unary_energy(x, tables), quantizer.logits(x).argmax(2), quantizer.tables(), 1)
     log_probs = quantizer.logits(x).log_softmax(2)
     expected = -log_probs.gather(2, indexes.unsqueeze(2)).mean()
     torch.testing.assert_close(losses.logprob, expected, rtol=0.02, atol=0)
