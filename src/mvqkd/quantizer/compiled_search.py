@@ -7,9 +7,6 @@ instead of sorting; products of candidates are looked up only between entries th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +16,11 @@ from torch import Tensor
 
 from mvqkd.quantizer.search_kernels import MOST_SLOTS, choose_rows, refine_rows
 from mvqkd.quantizer.tables import LANES, SearchTables, candidates_kept
+from mvqkd.quantizer.threads import in_parts
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-# A thread takes its share of the vectors in so many parts, so that all threads end at about the same time; but never so
-# few vectors at a time that the calls would show.
-PARTS_PER_THREAD = 4
+# Never so few vectors at a time that the calls would show.
 FEWEST_ROWS = 64
 
 
@@ -73,7 +69,7 @@ def refine_compiled(
         scratch = make_scratch(tables.num_codebooks, size)
         refine_rows(rows[part], found[part], pairwise, size, permutation, iterations, keep_best, scratch)
 
-    _in_parts(work, len(rows))
+    in_parts(work, len(rows), block=FEWEST_ROWS)
     return result
 
 
@@ -98,24 +94,8 @@ def choose_lowest(rough: Tensor, margin: Tensor, x: Tensor, weight: Tensor, bias
         found = np.zeros(rough.shape[1] // margin.shape[1] + LANES, np.uint32)
         choose_rows(numbers[part], widths[part], vectors[part], *parameters, found, out[part])
 
-    _in_parts(work, len(numbers))
+    in_parts(work, len(numbers), block=FEWEST_ROWS)
     return result
-
-
-def _in_parts(work: Callable[[slice], None], rows: int) -> None:
-    """Share rows among as many threads as torch uses."""
-    threads = torch.get_num_threads()
-    size = rows if threads == 1 else max(FEWEST_ROWS, -(-rows // (PARTS_PER_THREAD * threads)))
-    parts = [slice(start, start + size) for start in range(0, rows, max(1, size))]
-    if len(parts) == 1:
-        work(parts[0])
-    else:
-        list(_pool(threads).map(work, parts))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="mvqkd-search")
 
 
 def make_scratch(num_codebooks: int, codebook_size: int) -> Scratch:

@@ -23,6 +23,7 @@ from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNo
 from mvqkd.quantizer.first_choice import LogitsTable, build_logits_table, first_choice
 from mvqkd.quantizer.search import SearchMode, search
 from mvqkd.quantizer.tables import UNARY_BLOCK, SearchTables, build_tables, unary_energy
+from mvqkd.quantizer.threads import in_parts
 
 _T = TypeVar("_T")
 QUANTIZER_FILE = "quantizer.safetensors"
@@ -32,7 +33,7 @@ LOG_SCALE_SPEED = 10.0
 IDENTITY_BYTES = 16
 # Phase 1 of fitting has twice the codebooks of the result.
 MAX_CODEBOOKS = 128
-# Bounds the memory of encoding, whatever the batch: two tables of energies and a few copies of a vector.
+# Bounds the memory of a thread that encodes, whatever the batch: two tables of energies and a few copies of a vector.
 ENCODE_BYTES, CUDA_ENCODE_BYTES = 1 << 25, 1 << 30
 # Normalised channels are of magnitude 1. Far below this, squared errors begin to overflow float32.
 LARGEST_MAGNITUDE = 1e12
@@ -179,12 +180,19 @@ class Quantizer(nn.Module):
             raise self._mismatch(f"float embeddings of shape (B, {self.dim})", f"{x.dtype} {tuple(x.shape)}")
         tables, logits = self.tables(), self.logits_table()
         indexes = torch.empty(len(x), self.num_codebooks, dtype=torch.uint8, device=self.mean.device)
-        rows = self._encode_rows()
-        for start in range(0, len(x), rows):
-            normalized = self.normalize(x[start : start + rows].to(self.mean.device))
-            _refuse_not_finite(normalized, start, len(x))
+
+        def encode(part: slice) -> None:
+            normalized = self.normalize(x[part].to(self.mean.device))
+            _refuse_not_finite(normalized, part.start, len(x))
             first = first_choice(normalized, logits)
-            indexes[start : start + rows] = search(unary_energy(normalized, tables), first, tables, mode, iterations)
+            indexes[part] = search(unary_energy(normalized, tables), first, tables, mode, iterations)
+
+        most = self._most_rows()
+        if self.mean.is_cuda:
+            for start in range(0, len(x), most):
+                encode(slice(start, start + most))
+        else:
+            in_parts(encode, len(x), block=UNARY_BLOCK, most=most)
         return indexes
 
     @torch.no_grad()
@@ -207,8 +215,8 @@ class Quantizer(nn.Module):
             )
         return self.denormalize(self.sum_of_centers(indexes))
 
-    def _encode_rows(self) -> int:
-        """Vectors to encode together; whole blocks of the matrix products."""
+    def _most_rows(self) -> int:
+        """Vectors that a thread encodes together; whole blocks of the matrix products."""
         bytes_per_vector = 4 * (2 * self.num_codebooks * self.codebook_size + 4 * self.dim)
         budget = CUDA_ENCODE_BYTES if self.mean.is_cuda else ENCODE_BYTES
         return max(1, budget // bytes_per_vector // UNARY_BLOCK) * UNARY_BLOCK

@@ -57,10 +57,10 @@ Panel = Callable[["Axes", QuantizerReport], None]
 
 
 def write_plots(report: QuantizerReport, path: Path, title: str) -> None:
-    """Draw a report; equal reports give equal bytes (with one version of matplotlib).
+    """Draw a report; equal reports give equal bytes of .png (with one version of matplotlib).
 
     Args:
-        path: ends in .png or .svg.
+        path: ends in .png or .svg. An .svg names its parts after positions to the last bit, in which layouts differ.
         title: what the picture is of.
     Raises:
         ValueError: another suffix.
