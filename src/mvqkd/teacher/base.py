@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WHISPER_TINY_EN = "whisper-tiny.en"
 TRANSFORMERS_PREFIX = "hf:"
+CT2_PREFIX = "ct2:"
 _BUNDLE_NAME = re.compile(r"(HUBERT|WAVLM|WAV2VEC2)_[A-Z0-9_]+")
 
 
@@ -70,7 +71,8 @@ class Teacher(Protocol):
 class TeacherSpec:
     """Which teacher, which layer, from where, on what device.
 
-    ``name`` is ``whisper-tiny.en``, a torchaudio bundle such as ``HUBERT_BASE``, or ``hf:DIRECTORY``.
+    ``name`` is ``whisper-tiny.en``, a torchaudio bundle such as ``HUBERT_BASE``, ``hf:DIRECTORY`` (transformers) or
+    ``ct2:DIRECTORY`` (a Whisper of CTranslate2, as faster-whisper uses).
     ``checkpoint_dir`` is where torchaudio checkpoints lie (None: the torch hub cache).
     """
 
@@ -98,6 +100,10 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         from mvqkd.teacher.transformers_dir import load_transformers_teacher
 
         return load_transformers_teacher(Path(spec.name.removeprefix(TRANSFORMERS_PREFIX)), spec.layer, device)
+    if spec.name.startswith(CT2_PREFIX):
+        from mvqkd.teacher.whisper import load_ct2_whisper
+
+        return load_ct2_whisper(Path(spec.name.removeprefix(CT2_PREFIX)), spec.layer, device)
     if _BUNDLE_NAME.fullmatch(spec.name):
         from mvqkd.teacher.torchaudio_bundle import bundle_names, load_bundle_teacher
 
@@ -107,7 +113,7 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
 
 
 def teacher_names() -> list[str]:
-    """Every name that ``load_teacher`` knows, besides ``hf:DIRECTORY``."""
+    """Every name that ``load_teacher`` knows, besides ``hf:DIRECTORY`` and ``ct2:DIRECTORY``."""
     from mvqkd.teacher.torchaudio_bundle import bundle_names
 
     return [WHISPER_TINY_EN, *bundle_names()]
@@ -192,10 +198,10 @@ def _unknown_teacher(name: str) -> TeacherError:
     folded = {candidate.casefold(): candidate for candidate in known}
     near = [folded[match] for match in difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.4)]
     if Path(name).is_dir():
-        near = [f"{TRANSFORMERS_PREFIX}{name}"]
+        near = [f"{CT2_PREFIX if (Path(name) / 'model.bin').is_file() else TRANSFORMERS_PREFIX}{name}"]
     return TeacherError(
         f"teacher {name}",
-        expected=f"{WHISPER_TINY_EN}, a torchaudio bundle (HUBERT_BASE, WAVLM_LARGE, ...) or hf:DIRECTORY",
+        expected=f"{WHISPER_TINY_EN}, a torchaudio bundle (HUBERT_BASE, ...), hf:DIRECTORY or ct2:DIRECTORY",
         got="an unknown name",
         next_step=f"did you mean {near[0]}?" if near else "pass --teacher with one of these",
     )

@@ -24,7 +24,7 @@ from mvqkd.data.splits import is_test
 from mvqkd.errors import ArtifactMismatchError, ConfigError, EmptyCutSetError, TeacherError
 from mvqkd.frames import SAMPLE_RATE_HZ, check_teacher_frames, expected_teacher_frames
 from mvqkd.progress import track
-from mvqkd.teacher.base import TRANSFORMERS_PREFIX, Teacher, TeacherSpec, load_teacher
+from mvqkd.teacher.base import CT2_PREFIX, TRANSFORMERS_PREFIX, Teacher, TeacherSpec, load_teacher
 from mvqkd.teacher.batching import length_sorted_batches
 from mvqkd.teacher.sampling import FrameSample, sample_frames
 
@@ -213,6 +213,7 @@ def _speaker(cut: Any) -> str | None:
 
 def _portable_name(name: str) -> str:
     # Facts enter the artifact's id, which must not depend on where a model lies.
-    if name.startswith(TRANSFORMERS_PREFIX):
-        return TRANSFORMERS_PREFIX + Path(name.removeprefix(TRANSFORMERS_PREFIX)).resolve().name
+    for prefix in (TRANSFORMERS_PREFIX, CT2_PREFIX):
+        if name.startswith(prefix):
+            return prefix + Path(name.removeprefix(prefix)).resolve().name
     return name

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mvqkd.artifacts import file_sha256
 from mvqkd.errors import TeacherError
 from mvqkd.frames import SAMPLE_RATE_HZ, expected_teacher_frames
-from mvqkd.teacher.base import WHISPER_TINY_EN, check_audio, check_layer, full_precision
+from mvqkd.teacher.base import CT2_PREFIX, WHISPER_TINY_EN, check_audio, check_layer, full_precision
 from mvqkd.teacher.batching import length_sorted_batches
 from mvqkd.teacher.ct2_reader import MODEL_FILES_SHA256, Ct2Model, find_embedded_model, read_ct2_model
 from mvqkd.teacher.whisper_encoder import (
@@ -31,6 +33,7 @@ from mvqkd.teacher.whisper_encoder import (
 if TYPE_CHECKING:
     from mvqkd.teacher.whisper_decoder import WhisperTranscriber
 
+CT2_FILE = "model.bin"
 _CT2_LAYER = re.compile(r"encoder/layer_(\d+)/")
 RATE_HZ = Fraction(SAMPLE_RATE_HZ, SAMPLES_PER_FRAME)
 # Frames of context that a window of a recording longer than 30 s sees at either side and does not give out.
@@ -141,7 +144,7 @@ def load_embedded_whisper(layer: int, device: str) -> WhisperTeacher:
         TeacherError: the package or a file of it is missing or altered, or there is no such layer.
     """
     directory = find_embedded_model()
-    model = read_ct2_model(directory / "model.bin")
+    model = read_ct2_model(directory / CT2_FILE)
     encoder = encoder_of_ct2(WHISPER_TINY_EN, model, layer)
 
     def open_transcriber() -> WhisperTranscriber:
@@ -149,7 +152,26 @@ def load_embedded_whisper(layer: int, device: str) -> WhisperTeacher:
 
         return WhisperTranscriber(directory, num_mels=encoder.sizes.num_mels, max_frames=encoder.sizes.max_frames)
 
-    return WhisperTeacher(WHISPER_TINY_EN, MODEL_FILES_SHA256["model.bin"], encoder, layer, device, open_transcriber)
+    return WhisperTeacher(WHISPER_TINY_EN, MODEL_FILES_SHA256[CT2_FILE], encoder, layer, device, open_transcriber)
+
+
+def load_ct2_whisper(directory: Path, layer: int, device: str) -> WhisperTeacher:
+    """Build the Whisper whose CTranslate2 model.bin lies in ``directory``; without a decoder.
+
+    Raises:
+        TeacherError: no such file, not a Whisper, quantised weights, or there is no such layer.
+    """
+    name = f"{CT2_PREFIX}{directory.resolve().name}"
+    path = directory / CT2_FILE
+    model = read_ct2_model(path)
+    if quantised := next((key for key in model.variables if key.endswith("/weight_scale")), None):
+        raise TeacherError(
+            f"teacher {name}",
+            expected="float32 or float16 weights",
+            got=f"quantised ones ({quantised})",
+            next_step="convert the model with --quantization float16",
+        )
+    return WhisperTeacher(name, file_sha256(path), encoder_of_ct2(name, model, layer), layer, device)
 
 
 def encoder_of_ct2(name: str, model: Ct2Model, layer: int) -> WhisperEncoder:

@@ -34,7 +34,7 @@ def test_unknown_name_names_the_nearest_known_one(name: str, suggestion: str) ->
 
 
 def test_a_name_like_no_other_lists_what_there_is() -> None:
-    with pytest.raises(TeacherError, match=r"expected whisper-tiny\.en, a torchaudio bundle .* or hf:DIRECTORY"):
+    with pytest.raises(TeacherError, match=r"expected whisper-tiny\.en, a torchaudio bundle .* or ct2:DIRECTORY"):
         load("?")
 
 

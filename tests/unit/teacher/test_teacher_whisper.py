@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from mvqkd.data.text import normalize_text
+from mvqkd.errors import TeacherError
 from mvqkd.frames import expected_teacher_frames
 from mvqkd.teacher.base import TeacherSpec, load_teacher
 from mvqkd.teacher.ct2_reader import MODEL_FILES_SHA256, find_embedded_model, read_ct2_model
-from mvqkd.teacher.whisper import CONTEXT_FRAMES, WhisperTeacher, encoder_of_ct2, windows
+from mvqkd.teacher.whisper import CONTEXT_FRAMES, WhisperTeacher, encoder_of_ct2, load_ct2_whisper, windows
 from mvqkd.teacher.whisper_encoder import SAMPLES_PER_FRAME, LogMel
 
 Samples = NDArray[np.float32]
@@ -158,3 +160,26 @@ def test_transcribes_what_exceeds_the_window(teacher: WhisperTeacher, speech: Sa
 
 def test_weights_without_a_decoder_do_not_transcribe(batching_teacher: WhisperTeacher, speech: Samples) -> None:
     assert batching_teacher.transcribe([speech]) is None
+
+
+def test_a_ct2_directory_is_a_teacher(tmp_path: Path, speech: Samples, teacher: WhisperTeacher) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.bin").symlink_to(find_embedded_model() / "model.bin")
+    mine = load_teacher(TeacherSpec(f"ct2:{tmp_path / 'mine'}", 4, device="cpu"))
+    assert mine.id == f"ct2:mine-{MODEL_FILES_SHA256['model.bin'][:12]}"
+    torch.testing.assert_close(mine.embed([speech])[0], teacher.embed([speech])[0])
+    assert mine.transcribe([speech]) is None
+
+
+def test_quantised_ct2_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_ct2_model(find_embedded_model() / "model.bin")
+    scale = np.ones(4, np.float32)
+    quantised = replace(model, variables={**model.variables, "encoder/layer_0/ffn/linear_0/weight_scale": scale})
+    monkeypatch.setattr("mvqkd.teacher.whisper.read_ct2_model", lambda path: quantised)
+    with pytest.raises(TeacherError, match=r"expected float32 or float16 weights, got quantised ones"):
+        load_ct2_whisper(tmp_path, 4, "cpu")
+
+
+def test_a_ct2_directory_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"model\.bin"):
+        load_teacher(TeacherSpec(f"ct2:{tmp_path}", 4, device="cpu"))
