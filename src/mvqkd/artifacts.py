@@ -35,7 +35,7 @@ SCHEMA_VERSIONS = {
     "cut-manifest": 1,
     "teacher-embeddings": 1,
     "quantizer": 1,
-    "codebook-indexes": 1,
+    "codebook-indexes": 2,
     "student-checkpoint": 1,
     "wer-report": 1,
     "onnx-bundle": 1,

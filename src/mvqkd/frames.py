@@ -7,6 +7,7 @@ student frames (25 Hz). Every conversion between them is here.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -22,7 +23,8 @@ STUDENT_RATE_HZ = FEATURE_RATE_HZ / SUBSAMPLING_FACTOR
 # Two unpadded stride-2 convolutions of width 3 see 7 feature frames for their first output.
 SUBSAMPLING_CONTEXT_FRAMES = 7
 
-# A teacher may give a frame more or fewer than its nominal rate says (window edges); more is a fault.
+# A teacher may give a frame more or fewer than its nominal rate says (window edges); more is a fault. Applies where it
+# is not known how the teacher rounds.
 TEACHER_FRAME_TOLERANCE = 2
 IGNORE_INDEX = -100
 
@@ -57,18 +59,45 @@ def teacher_frames_per_student_frame(rate_hz: Fraction) -> int:
     return max(1, math.floor(rate_hz / STUDENT_RATE_HZ + Fraction(1, 2)))
 
 
-def check_teacher_frames(subject: str, num_frames: int, num_samples: int, rate_hz: Fraction) -> None:
+def frame_offsets(recordings: Iterable[tuple[int, int]], rate_hz: Fraction) -> tuple[int, int]:
+    """Learn from recordings how a teacher rounds: its count is floor((samples + offset) * rate), whatever the model.
+
+    Args:
+        recordings: (samples, teacher frames) of each.
+    Returns:
+        The lowest and the highest offset, in samples, that give all these counts; the first is above the second
+        where no offset does. Those of two sets of recordings together: the higher first one, the lower second one.
+    """
+    samples_per_frame = SAMPLE_RATE_HZ / rate_hz
+    lowest, highest = -SAMPLE_RATE_HZ, SAMPLE_RATE_HZ
+    for num_samples, num_frames in recordings:
+        lowest = max(lowest, math.ceil(num_frames * samples_per_frame) - num_samples)
+        highest = min(highest, math.ceil((num_frames + 1) * samples_per_frame) - 1 - num_samples)
+    return lowest, highest
+
+
+def check_teacher_frames(
+    subject: str, num_frames: int, num_samples: int, rate_hz: Fraction, offsets: tuple[int, int] | None = None
+) -> None:
     """Refuse a teacher frame count that does not fit the duration.
 
+    Args:
+        offsets: how the teacher rounds, from ``frame_offsets``; without it, counts near the nominal one pass.
     Raises:
-        FrameAlignmentError: off by more than TEACHER_FRAME_TOLERANCE frames.
+        FrameAlignmentError: another count than the teacher's; without offsets, off by more than
+            TEACHER_FRAME_TOLERANCE frames.
     """
-    expected = expected_teacher_frames(num_samples, rate_hz)
-    if abs(num_frames - expected) > TEACHER_FRAME_TOLERANCE:
+    if offsets is not None and offsets[0] <= offsets[1]:
+        low, high = (math.floor((num_samples + offset) * rate_hz / SAMPLE_RATE_HZ) for offset in offsets)
+        expected = f"{low} teacher frames" if low == high else f"{low} or {high} teacher frames"
+    else:
+        nominal = expected_teacher_frames(num_samples, rate_hz)
+        low, high = nominal - TEACHER_FRAME_TOLERANCE, nominal + TEACHER_FRAME_TOLERANCE
+        expected = f"{nominal} teacher frames (+-{TEACHER_FRAME_TOLERANCE})"
+    if not low <= num_frames <= high:
         raise FrameAlignmentError(
             subject,
-            expected=f"{expected} teacher frames (+-{TEACHER_FRAME_TOLERANCE}) for {num_samples} samples at "
-            f"{float(rate_hz):g} Hz",
+            expected=f"{expected} for {num_samples} samples at {float(rate_hz):g} Hz",
             got=f"{num_frames}",
             next_step="re-run encode-ci on this data; speed-perturbed cuts need codebook indexes of their own",
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mvqkd.errors import FrameAlignmentError
 from mvqkd.frames import (
     STUDENT_RATE_HZ,
     TEACHER_FRAME_TOLERANCE,
@@ -15,6 +17,7 @@ from mvqkd.frames import (
     as_rate,
     check_teacher_frames,
     expected_teacher_frames,
+    frame_offsets,
     num_feature_frames,
     num_feature_frames_for,
     num_student_frames,
@@ -81,3 +84,23 @@ def test_delay_is_a_shift(student_frames: int, rate: Fraction) -> None:
     plain = align_teacher_to_student(student_frames, 10_000_000, rate)
     delayed = align_teacher_to_student(student_frames + 3, 10_000_000, rate, delta_frames=3)
     np.testing.assert_array_equal(delayed[3:], plain)
+
+
+@given(st.lists(SAMPLES, min_size=1, max_size=20), RATES, st.integers(-1_000, 1_000), st.sampled_from([-1, 1]))
+def test_offsets_learned_from_recordings_tell_a_frame_too_many_or_too_few(
+    samples: list[int], rate: Fraction, offset: int, off: int
+) -> None:
+    samples = [count + 1_000 for count in samples]
+    counts = [int((count + offset) * rate // 16_000) for count in samples]
+    offsets = frame_offsets(zip(samples, counts, strict=True), rate)
+    assert offsets[0] <= offset <= offsets[1]
+    for count, frames in zip(samples, counts, strict=True):
+        check_teacher_frames("cut", frames, count, rate, offsets)
+        with pytest.raises(FrameAlignmentError, match="cut: expected"):
+            check_teacher_frames("cut", frames + off, count, rate, offsets)
+
+
+def test_counts_that_no_offset_explains_fall_back_on_the_tolerance() -> None:
+    offsets = frame_offsets([(3_200, 10), (3_200, 11)], Fraction(50))
+    assert offsets[0] > offsets[1]
+    check_teacher_frames("cut", 12, 3_200, Fraction(50), offsets)

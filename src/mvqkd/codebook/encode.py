@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mvqkd.codebook.store import KIND, Shard, write_index
 from mvqkd.config import EncodeCiConfig
 from mvqkd.data.cuts import load_cuts, speed_copies
 from mvqkd.errors import ArtifactMismatchError, ConfigError, EmptyCutSetError
+from mvqkd.frames import frame_offsets
 from mvqkd.progress import track
 from mvqkd.quantizer import Quantizer
 from mvqkd.teacher.base import Teacher, resolve_device
@@ -119,6 +121,7 @@ def encode_with_teacher(
         "num_shards": len(plan),
         "num_cuts": sum(len(shard.cuts) for shard in shards),
         "num_frames": sum(shard.num_frames for shard in shards),
+        "frame_offsets": list(_frame_offsets(mine, shards, encoder.rate_hz)),
     }
     if world_size > 1:
         facts |= {"rank": rank, "world_size": world_size}
@@ -167,6 +170,20 @@ def _plan(data: Artifact, config: EncodeCiConfig) -> list[list[Any]]:
             next_step="name other splits in encode-ci.splits",
         )
     return [copies[start : start + config.shard_cuts] for start in range(0, len(copies), config.shard_cuts)]
+
+
+def _frame_offsets(
+    planned: Sequence[tuple[int, list[Any]]], shards: Sequence[Shard], rate_hz: Fraction
+) -> tuple[int, int]:
+    """How the teacher rounds: whoever reads the indexes can then tell that a cut has not exactly its own frames."""
+    return frame_offsets(
+        (
+            (cut.num_samples, frames)
+            for (_, cuts), shard in zip(planned, shards, strict=True)
+            for cut, (_, frames) in zip(cuts, shard.cuts, strict=True)
+        ),
+        rate_hz,
+    )
 
 
 def _encode_shards(

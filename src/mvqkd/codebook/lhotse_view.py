@@ -51,7 +51,7 @@ def attach(cuts: Iterable[Any], store: CodebookIndexStore) -> Any:
         lhotse rounds the duration to frames: a last frame that the teacher gave beyond it is left out.
     Raises:
         ArtifactMismatchError: the store lacks a cut.
-        FrameAlignmentError: a cut's duration does not fit its number of stored frames.
+        FrameAlignmentError: a cut's duration is not that of its stored frames.
     """
     rate_hz = as_rate(store.artifact.facts["rate_hz"])
     return CutSet.from_cuts(_attached(cut, store, rate_hz) for cut in cuts)
@@ -66,7 +66,7 @@ def _attached(cut: Any, store: CodebookIndexStore, rate_hz: Any) -> Any:
             got=f"{cut.sampling_rate} Hz",
             next_step="use the cuts that prepare-data has written",
         )
-    check_teacher_frames(f"cut {cut.id}", num_frames, cut.num_samples, rate_hz)
+    check_teacher_frames(f"cut {cut.id}", num_frames, cut.num_samples, rate_hz, store.frame_offsets)
     array = Array(
         storage_type=STORAGE_TYPE,
         storage_path=str(store.artifact.path),

@@ -11,7 +11,7 @@ from mvqkd.codebook.figures import store_figures
 from mvqkd.codebook.store import KIND, Shard, read_index, write_index
 from mvqkd.errors import ArtifactMismatchError
 
-_OF_A_RANK = ("rank", "world_size", "num_cuts", "num_frames")
+_OF_A_RANK = ("rank", "world_size", "num_cuts", "num_frames", "frame_offsets")
 
 
 def merge(parts: Sequence[Path], out: Path) -> Artifact:
@@ -46,6 +46,7 @@ def merge(parts: Sequence[Path], out: Path) -> Artifact:
     facts |= {
         "num_cuts": sum(len(shard.cuts) for shard in shards),
         "num_frames": sum(shard.num_frames for shard in shards),
+        "frame_offsets": _joined_offsets([artifact.facts["frame_offsets"] for artifact in artifacts]),
     }
     figures = store_figures(
         partial.path,
@@ -74,6 +75,10 @@ def _check_same_origin(artifacts: Sequence[Artifact]) -> None:
         for name in first.facts:
             if name not in _OF_A_RANK and first.facts[name] != other.facts.get(name):
                 raise _mismatch(other, f"{name} {first.facts[name]} as in {first.path}", f"{other.facts.get(name)}")
+
+
+def _joined_offsets(offsets: Sequence[Sequence[int]]) -> list[int]:
+    return [max(lowest for lowest, _ in offsets), min(highest for _, highest in offsets)]
 
 
 def _check_ranks(artifacts: Sequence[Artifact]) -> None:

@@ -132,6 +132,12 @@ class CodebookIndexStore:
         """Ids of all cuts, in the order they are stored."""
         return list(self._places)
 
+    @property
+    def frame_offsets(self) -> tuple[int, int]:
+        """How the teacher rounds a duration to frames, see ``mvqkd.frames.frame_offsets``."""
+        lowest, highest = self.artifact.facts["frame_offsets"]
+        return int(lowest), int(highest)
+
     def num_frames(self, cut_id: str) -> int:
         """Teacher frames of a cut."""
         return self._place(cut_id)[2]
