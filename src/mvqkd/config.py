@@ -11,14 +11,25 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mvqkd.errors import ConfigError
 
 Objective = Literal["none", "l1", "l2", "mvq"]
 Decoder = Literal["greedy", "modified_beam_search", "ctc_greedy"]
+Schedule = Literal["cosine", "noam", "eden"]
+
+
+def _distinct_chunks(chunks: list[int]) -> list[int]:
+    if any(frames < 0 for frames in chunks) or len(set(chunks)) != len(chunks):
+        raise ValueError("chunk sizes must be 0 or more student frames and must not repeat")
+    return chunks
+
+
+# Student frames; 0 is the whole utterance.
+ChunkSizes = Annotated[list[int], AfterValidator(_distinct_chunks)]
 
 
 class Section(BaseModel):
@@ -80,7 +91,8 @@ class ExtractTeacherConfig(Section):
 
     teacher: str = Field(
         "whisper-tiny.en",
-        description="whisper-tiny.en (embedded), a torchaudio bundle (HUBERT_BASE, WAVLM_LARGE, ...), or hf:DIRECTORY",
+        description="whisper-tiny.en (embedded), a torchaudio bundle (HUBERT_BASE, WAVLM_LARGE, ...), hf:DIRECTORY "
+        "(transformers) or ct2:DIRECTORY (a Whisper of CTranslate2)",
     )
     layer: int = Field(
         3, ge=1, description="1-based encoder layer; middle layers carry phones, the last one the decoder's needs"
@@ -209,9 +221,20 @@ class TrainStudentConfig(Section):
         [0.9, 1.0, 1.1], description="speed-perturbed copies trained on; each must have indexes"
     )
     batch_duration_s: float = Field(120.0, gt=0, description="audio seconds a batch, padding included")
+    accumulate_batches: int = Field(
+        1,
+        ge=1,
+        description="batches of each rank whose mean gradient makes a step; 1: raise batch_duration_s while it fits "
+        "into memory, that is faster",
+    )
     learning_rate: float = Field(0.002, gt=0, description="peak of the schedule (AdamW)")
+    schedule: Schedule = Field(
+        "cosine",
+        description="fall of the learning rate after the warm-up; cosine ends at 0, best where the number of epochs is "
+        "fixed; noam (ends at the root of warmup_share) and eden (at a tenth) leave room to go on or stop early",
+    )
     warmup_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the steps with rising learning rate; then cosine to 0"
+        0.1, ge=0, lt=1, description="share of the run with rising learning rate: Adam's moments are rough at first"
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's")
     gradient_clip: float = Field(5.0, gt=0, description="maximum gradient norm")
@@ -223,9 +246,49 @@ class TrainStudentConfig(Section):
         None, ge=1, description="1-based student layer that predicts; default: the middle"
     )
     delta_frames: int = Field(0, ge=0, description="student frames by which targets are delayed (streaming)")
+    predictor_layers: int = Field(
+        1,
+        ge=1,
+        le=4,
+        description="layers that predict indexes from the student's; 1, linear, leaves the work to the student",
+    )
+    joint_prediction: bool = Field(
+        False, description="a codebook is predicted from the true indexes before it, too; the paper found no gain"
+    )
+    ci_source: Literal["stored", "teacher"] = Field(
+        "stored", description="teacher: compute indexes in every step, with the teacher beside the student; slow"
+    )
+    untranscribed_ratio: float = Field(
+        0.0,
+        ge=0,
+        description="seconds of the split `untranscribed` for a second of `train`, at most all of it once an epoch; it "
+        "has the distillation loss alone. 0: none, since encode-ci makes indexes of train alone by default",
+    )
+    noise_share: float = Field(
+        0.0, ge=0, le=1, description="utterances with noise mixed in; indexes stay those of the clean audio. 0: none"
+    )
+    noise_snr_db: tuple[float, float] = Field(
+        (5.0, 20.0), description="lowest and highest ratio of speech to noise; below 5 dB words get lost"
+    )
     spec_augment: bool = Field(True, description="time and frequency masks; never time warp: indexes would move")
     num_checkpoints: int = Field(5, ge=1, description="last epoch checkpoints that are averaged into the student")
+    early_stop_epochs: int = Field(
+        0,
+        ge=0,
+        description="epochs without a lower transducer loss on the dev split that end training, with the weights up to "
+        "the best; 0: train to the end, where a cosine schedule is best, and without a dev split",
+    )
     checkpoint_steps: int = Field(100, ge=1, description="steps between resumable states")
+    chunk_choices: ChunkSizes = Field(
+        [],
+        description="student frames a chunk of attention, one of these drawn a step, 0 the whole utterance: 8,16,32,0 "
+        "trains one set of weights for all four. Empty: always model.chunk_frames, enough for a single latency",
+    )
+    checkpoint_activations: bool = Field(
+        False,
+        description="keep only the input of each encoder block and compute the rest again in the backward pass: 0.4 to "
+        "0.65 of a step's memory for 1.2 to 1.4 of its time (120 s of speech, CPU); for batches that do not fit",
+    )
     max_bad_batches: int = Field(
         10, ge=0, description="batches with a non-finite loss that are skipped before giving up"
     )
@@ -233,9 +296,17 @@ class TrainStudentConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor has it"
     )
-    num_threads: int = Field(0, ge=0, description="torch threads; 0: all cores this process may use")
+    num_threads: int = Field(
+        0, ge=0, description="torch threads a rank; 0: its part of the cores that this machine's ranks may use"
+    )
     seed: int = Field(0, ge=0, description="initialisation, batch order and masks")
     device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+    @model_validator(mode="after")
+    def _noam_has_a_peak(self) -> TrainStudentConfig:
+        if self.schedule == "noam" and not self.warmup_share:
+            raise ValueError("schedule noam needs a warmup_share above 0: its peak lies at the warm-up's end")
+        return self
 
 
 class EvaluateConfig(Section):
@@ -246,6 +317,11 @@ class EvaluateConfig(Section):
         ["greedy", "modified_beam_search", "ctc_greedy"], description="each gets its row in the report"
     )
     beam_size: int = Field(4, ge=1, description="hypotheses kept by modified_beam_search")
+    chunk_frames: ChunkSizes = Field(
+        [],
+        description="also decode with attention in chunks of so many student frames of 40 ms, 0 the whole utterance, "
+        "a row a size and decoder: 8,16,0 is 320 ms, 640 ms and offline. Empty: the size trained with, alone",
+    )
     bootstrap_samples: int = Field(10_000, ge=100, description="resamples of utterances for the interval")
     teacher_wer: bool = Field(True, description="also transcribe with the teacher where it has a decoder")
     seed: int = Field(0, ge=0, description="seeds the bootstrap")

@@ -23,7 +23,7 @@ from mvqkd.data.tokens import Tokens
 from mvqkd.errors import ArtifactMismatchError, ConfigError, TrainingError
 from mvqkd.student.model import Student
 from mvqkd.testing.corpus import make_corpus
-from mvqkd.train.loop import Trainer, schedule
+from mvqkd.train.loop import Trainer
 from mvqkd.train.stage import train_student
 from mvqkd.train.state import STATE_FILE, TrainerState
 
@@ -124,34 +124,59 @@ def trainer_of(data: Artifact, config: TrainStudentConfig, directory: Path) -> T
     return Trainer(config, Student(config.model, tokens.vocab_size), None, source, directory, torch.device("cpu"))
 
 
-def test_a_batch_without_finite_loss_is_skipped_then_refused_with_its_cuts(data: Artifact, tmp_path: Path) -> None:
+def test_a_step_without_finite_loss_is_skipped_then_refused_with_the_cut_to_blame(
+    data: Artifact, tmp_path: Path
+) -> None:
     trainer = trainer_of(data, tiny(max_bad_batches=1), tmp_path)
-    batch = next(trainer.source.epoch(0))
+    batch = trainer.source.collate(trainer.source.plan(0)[0])
+    broken, *others = (str(cut.id) for cut in batch.cuts)
     batch.features[0, 3, 5] = float("nan")
     before = {name: tensor.clone() for name, tensor in trainer.student.state_dict().items()}
     state = TrainerState()
-    assert trainer.step(batch, state, 0.5) == {}
+    assert trainer.step([batch], state, 0.5) == {}
     for name, tensor in trainer.student.state_dict().items():
         assert torch.equal(tensor, before[name])
-    with pytest.raises(TrainingError, match=str(batch.cuts[0].id)):
-        trainer.step(batch, state, 0.5)
+    with pytest.raises(TrainingError, match=f"cuts to blame: {broken}:") as caught:
+        trainer.step([batch], state, 0.5)
+    assert others
+    assert not any(name in str(caught.value) for name in others)
 
 
-def test_skipped_batches_of_an_epoch_are_the_ones_already_done(data: Artifact, tmp_path: Path) -> None:
+def test_every_epoch_is_planned_alike_and_anew(data: Artifact, tmp_path: Path) -> None:
     source = trainer_of(data, tiny(), tmp_path).source
-    whole = [[cut.id for cut in batch.cuts] for batch in source.epoch(1)]
-    rest = [[cut.id for cut in batch.cuts] for batch in source.epoch(1, skip=2)]
-    assert len(whole) > 3
-    assert rest == whole[2:]
-    assert whole != [[cut.id for cut in batch.cuts] for batch in source.epoch(2)]
+    first, again, other = ([[cut.id for cut in cuts] for cuts in source.plan(epoch)] for epoch in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert sorted(name for cuts in first for name in cuts) == sorted(cut.id for cut in source.cuts)
 
 
-def test_learning_rate_rises_then_falls_to_zero() -> None:
-    values = [schedule(progress / 100, 0.1) for progress in range(101)]
-    assert values[10] == max(values) == 1.0
-    assert values[:11] == sorted(values[:11])
-    assert values[10:] == sorted(values[10:], reverse=True)
-    assert values[-1] == pytest.approx(0.0)
+def test_training_ends_when_the_dev_loss_no_longer_falls(data: Artifact, tmp_path: Path) -> None:
+    manifest = data.path.parent / "corpus" / "manifest.jsonl"
+    config = PrepareDataConfig(source="manifest", manifest=str(manifest), split_by="prompt", dev_share=0.3)
+    with_dev = prepare_data(config, out=tmp_path / "data")
+    # So low a rate leaves every weight as it is.
+    stuck = tiny(early_stop_epochs=2, num_epochs=6, learning_rate=1e-30, weight_decay=0, log_steps=1000)
+    artifact = train_student(stuck, data=with_dev.path, out=tmp_path / "stuck")
+    rows = [row for row in histories(artifact.path) if "dev_loss" in row]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert len({row["dev_loss"] for row in rows}) == 1
+    assert all("loss" in row for row in rows)
+    assert artifact.figures["num_steps"] == rows[-1]["step"]
+
+    learning = train_student(tiny(early_stop_epochs=1), data=with_dev.path, out=tmp_path / "learning")
+    falling = [row["dev_loss"] for row in histories(learning.path) if "dev_loss" in row]
+    assert len(falling) == 3
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_an_early_stop_without_a_dev_split_says_how_to_get_one(data: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected data with a split dev.*set prepare-data.dev_share above 0"):
+        train_student(tiny(early_stop_epochs=1), data=data.path, out=tmp_path / "never")
+
+
+def test_loading_ahead_changes_nothing_and_its_time_is_counted(data: Artifact, undisturbed: Artifact) -> None:
+    assert 0 < undisturbed.figures["data_wait_share"] < 1
+    assert undisturbed.figures["audio_s_per_s"] > 0
 
 
 def test_mvq_without_indexes_says_what_to_do(data: Artifact) -> None:
@@ -180,6 +205,6 @@ def test_indexes_of_another_quantizer_or_speed_are_refused(data: Artifact, tmp_p
         ArtifactMismatchError, match=f"expected quantizer {mine.short_id}.*got quantizer {other.short_id}"
     ):
         train_student(tiny(objective="mvq"), quantizer=other.path, **inputs)
-    with pytest.raises(ArtifactMismatchError, match=r"got none for \[1.1\]; add them to encode-ci.speeds"):
+    with pytest.raises(ArtifactMismatchError, match=r"got none for 1.1; add them to encode-ci.speeds"):
         train_student(tiny(objective="mvq"), quantizer=mine.path, **inputs)
     assert load_artifact(mine.path).id == mine.id

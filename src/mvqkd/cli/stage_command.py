@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,13 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
     extra: dict[str, Any] = {name: value for name in stage.extra if (value := getattr(arguments, name)) is not None}
     if stage.name == "gate":
         extra["champion"] = _champion(arguments.champion, arguments.params)
+    # Ranks of one training run (torchrun): the first speaks for all of them.
+    silent = stage.name == "train-student" and os.environ.get("RANK", "0") != "0"
+    if silent:
+        logging.getLogger("mvqkd").setLevel(logging.WARNING)
     artifact = stage.run(config, out=arguments.out or root / stage.output_directory, inputs=inputs, **extra)
+    if silent:
+        return 0
     print(f"{stage.name}: {artifact.kind} {artifact.short_id} in {artifact.path} ({artifact.wall_s:.1f} s)", end="")
     print("".join(f"; {name} {_shown(value)}" for name, value in headline(artifact.figures).items()))
     rejected = stage.name == "gate" and artifact.figures.get("decision") != "promote"

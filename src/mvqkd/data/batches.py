@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,8 @@ class Batch:
     """A padded batch.
 
     features float32 (N, T, 80) padded with 0; feature_lengths int64 (N,); symbols int64 (N, U) padded with blank;
-    symbol_lengths int64 (N,); student_frames int64 (N,); cuts: the lhotse cuts, in the same order.
+    symbol_lengths int64 (N,); student_frames int64 (N,); transcribed bool (N,): whether there is a text, be it empty;
+    cuts: the lhotse cuts, in the same order.
     """
 
     cuts: list[Any]
@@ -39,6 +39,7 @@ class Batch:
     symbols: Tensor
     symbol_lengths: Tensor
     student_frames: Tensor
+    transcribed: Tensor
 
     @property
     def duration_s(self) -> float:
@@ -46,44 +47,70 @@ class Batch:
 
 
 class BatchSource:
-    """Batches of a cut set, the same for the same seed and epoch, shuffled anew every epoch."""
+    """Batches of a cut set, the same for the same seed and epoch, shuffled anew every epoch.
 
-    def __init__(self, cuts: Any, tokens: Tokens, *, batch_duration_s: float, seed: int) -> None:
+    Args:
+        untranscribed: cuts without text, of which each epoch takes others, in turn.
+        untranscribed_ratio: seconds of them in an epoch for a second of ``cuts``; at most each of them once.
+    """
+
+    def __init__(
+        self,
+        cuts: Any,
+        tokens: Tokens,
+        *,
+        batch_duration_s: float,
+        seed: int,
+        untranscribed: Any = (),
+        untranscribed_ratio: float = 0.0,
+    ) -> None:
         self.tokens = tokens
         self.batch_duration_s = batch_duration_s
         self.seed = seed
         self.cuts, self.num_dropped = _usable(cuts, tokens)
-        self.total_duration_s = float(sum(cut.duration for cut in self.cuts))
+        transcribed_s = float(sum(cut.duration for cut in self.cuts))
+        self.untranscribed = _shuffled([cut for cut in untranscribed if _fits(cut, tokens)], seed)
+        mean_s = sum(cut.duration for cut in self.untranscribed) / max(1, len(self.untranscribed))
+        wanted = round(untranscribed_ratio * transcribed_s / mean_s) if self.untranscribed else 0
+        self._untranscribed_an_epoch = min(wanted, len(self.untranscribed))
+        # Of an epoch; of untranscribed cuts, epochs have equally many, not equally long ones.
+        self.total_duration_s = transcribed_s + self._untranscribed_an_epoch * mean_s
         self._features: ArrayCache[Any] = ArrayCache(
             lambda cut: log_mel(load_audio(cut)), lambda cut: str(cut.id), FEATURE_CACHE_BYTES
         )
 
-    def epoch(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch; the first ``skip`` are drawn but not loaded (resumed training)."""
-        for cuts in self._plan(epoch)[skip:]:
-            yield self.collate(cuts)
-
-    def _plan(self, epoch: int) -> list[list[Any]]:
-        """Which cuts go together in an epoch, without loading anything."""
+    def plan(self, epoch: int) -> list[list[Any]]:
+        """Which cuts go together in an epoch, without loading anything: for all ranks alike, to take their parts of."""
         from lhotse.dataset import DynamicBucketingSampler
 
+        cuts = self._cuts_of(epoch)
         with warnings.catch_warnings():
             # It advises lazy cuts; ours are in memory because they have been checked one by one.
             warnings.filterwarnings("ignore", message="You are using DynamicBucketingSampler with an eagerly")
             # A cut longer than a batch is a batch of its own, as it should be.
             warnings.filterwarnings("ignore", message="We have exceeded the max_duration constraint")
             sampler = DynamicBucketingSampler(
-                self.cuts,
+                cuts,
                 max_duration=self.batch_duration_s,
                 shuffle=True,
                 drop_last=False,
-                num_buckets=min(10, max(2, len(self.cuts) // 50)),
+                num_buckets=min(10, max(2, len(cuts) // 50)),
                 seed=self.seed,
                 rank=0,
                 world_size=1,
             )
             sampler.set_epoch(epoch)
-            return [list(cuts) for cuts in sampler]
+            return [list(batch) for batch in sampler]
+
+    def _cuts_of(self, epoch: int) -> Any:
+        """All cuts of an epoch: of the untranscribed ones, those whose turn it is."""
+        from lhotse import CutSet
+
+        count = self._untranscribed_an_epoch
+        if not count:
+            return self.cuts
+        turn = [self.untranscribed[(epoch * count + i) % len(self.untranscribed)] for i in range(count)]
+        return CutSet.from_cuts([*self.cuts, *turn])
 
     def collate(self, cuts: list[Any]) -> Batch:
         """Load features and symbols of some cuts and pad them."""
@@ -97,6 +124,7 @@ class BatchSource:
             symbols=pad(symbols),
             symbol_lengths=torch.tensor([len(item) for item in symbols]),
             student_frames=torch.tensor([num_student_frames(length) for length in lengths]),
+            transcribed=torch.tensor([is_transcribed(cut) for cut in cuts]),
         )
 
     def features(self, cut: Any) -> NDArray[np.float32]:
@@ -112,6 +140,16 @@ def pad(tensors: list[Tensor], value: float = 0) -> Tensor:
 def transcript(cut: Any) -> str:
     """The normalised text of a cut; '' when it is untranscribed."""
     return " ".join(supervision.text or "" for supervision in cut.supervisions).strip()
+
+
+def is_transcribed(cut: Any) -> bool:
+    """Whether a cut has a text, be it empty."""
+    return any(supervision.text is not None for supervision in cut.supervisions)
+
+
+def _shuffled(cuts: list[Any], seed: int) -> list[Any]:
+    order = torch.randperm(len(cuts), generator=torch.Generator().manual_seed(seed))
+    return [cuts[position] for position in order]
 
 
 def _usable(cuts: Any, tokens: Tokens) -> tuple[Any, int]:

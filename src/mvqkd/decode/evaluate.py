@@ -1,10 +1,15 @@
-"""The stage evaluate: decode a split with the torch student, beside its teacher, and count errors."""
+"""The stage evaluate: decode a split with the torch student, beside its teacher, and count errors.
+
+The same weights are scored at every latency asked for: a row a decoder in the model's own chunks, and a row a decoder
+in every other chunk size.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,17 @@ from mvqkd.data.audio import load_audio
 from mvqkd.data.features import log_mel
 from mvqkd.data.text import normalize_text
 from mvqkd.decode.batching import by_length, pad_features
-from mvqkd.decode.report import GREEDY, TEACHER, Row, Runtime, WerReport, build_report, row_figures
+from mvqkd.decode.report import (
+    GREEDY,
+    TEACHER,
+    Row,
+    Runtime,
+    WerReport,
+    build_report,
+    chunk_ms,
+    chunked_decoder,
+    row_figures,
+)
 from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
 from mvqkd.decode.scoring import align_words
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search, modified_beam_search
@@ -45,7 +60,8 @@ def evaluate(
         teacher_embeddings: names the teacher whose own WER is reported beside the student's, where it can transcribe.
     Returns:
         wer-report: wer.json (``WerReport``), utterances.jsonl with the alignment of every utterance.
-        ``figures["wer"]`` is greedy decoding's, or the first decoder's when greedy is not among them.
+        ``figures["wer"]`` is greedy decoding's, or the first decoder's when greedy is not among them, in the model's
+        own chunks. ``chunk_ms`` beside every WER is the latency that its chunks imply, None: the whole utterance.
     Raises:
         ArtifactError: an input is missing, corrupt, or the student was not made from this data.
         EmptyCutSetError: the data has no such split.
@@ -71,7 +87,8 @@ def evaluate(
     )
 
     scored = load_scored_split(manifest, config.split)
-    decoded, seconds = _decode(config, transducer, scored)
+    passes = _passes(config, transducer.student.config.chunk_frames)
+    decoded, seconds = _decode(config, passes, transducer, scored)
     hyps: dict[tuple[str, Runtime], list[str]] = {
         (decoder, "torch"): [normalize_text(tokens.decode(found.tokens), scored.text_normalizer) for found in results]
         for decoder, results in decoded.items()
@@ -98,7 +115,7 @@ def evaluate(
             "text_normalizer": report.text_normalizer,
             "teacher_id": teacher.id if teacher_texts is not None and teacher is not None else None,
         },
-        figures=_figures(report, scored, seconds),
+        figures=_figures(report, scored, seconds, passes),
     )
 
 
@@ -109,26 +126,46 @@ def _teacher_of(embeddings: Artifact, device: str) -> Teacher:
     return teacher
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A run of the encoder in chunks of one size, and the rows that are decoded from it: row's decoder -> search."""
+
+    chunk_frames: int
+    searches: dict[str, Decoder]
+
+
+def _passes(config: EvaluateConfig, own_chunk_frames: int) -> list[_Pass]:
+    """The model's own chunks, whose rows are named after the plain decoder, then the other sizes."""
+    others = [
+        _Pass(chunk, {chunked_decoder(decoder, chunk): decoder for decoder in config.decoders})
+        for chunk in config.chunk_frames
+    ]
+    return [_Pass(own_chunk_frames, {decoder: decoder for decoder in config.decoders}), *others]
+
+
 def _decode(
-    config: EvaluateConfig, runtime: TorchTransducer, scored: ScoredSplit
-) -> tuple[dict[Decoder, list[Hypothesis]], Seconds]:
-    """Hypotheses of every decoder, in the order of the cuts; seconds each took, features and encoder included."""
-    decoders = list(dict.fromkeys(config.decoders))
-    found: dict[Decoder, dict[int, Hypothesis]] = {decoder: {} for decoder in decoders}
+    config: EvaluateConfig, passes: list[_Pass], runtime: TorchTransducer, scored: ScoredSplit
+) -> tuple[dict[str, list[Hypothesis]], Seconds]:
+    """Hypotheses of every row, in the order of the cuts; seconds each took, features and encoder included."""
+    found: dict[str, dict[int, Hypothesis]] = {name: {} for each in passes for name in each.searches}
     seconds: Seconds = defaultdict(float)
     batches = by_length([cut.duration for cut in scored.cuts], max_padded=BATCH_DURATION_S)
     for batch in track(batches, "evaluate", total=len(batches), unit="batch"):
         audio = [load_audio(scored.cuts[position]) for position in batch]
         started = time.perf_counter()
-        hidden, frames = runtime.hidden(*pad_features([log_mel(samples) for samples in audio]))
-        shared_s = time.perf_counter() - started
-        for decoder in decoders:
+        features, lengths = pad_features([log_mel(samples) for samples in audio])
+        features_s = time.perf_counter() - started
+        for each in passes:
             started = time.perf_counter()
-            results = _search(decoder, runtime, hidden, frames, config.beam_size)
-            seconds[decoder] += shared_s + time.perf_counter() - started
-            found[decoder].update(zip(batch, results, strict=True))
+            hidden, frames = runtime.hidden(features, lengths, chunk_frames=each.chunk_frames)
+            shared_s = features_s + time.perf_counter() - started
+            for name, decoder in each.searches.items():
+                started = time.perf_counter()
+                results = _search(decoder, runtime, hidden, frames, config.beam_size)
+                seconds[name] += shared_s + time.perf_counter() - started
+                found[name].update(zip(batch, results, strict=True))
     order = range(len(scored.cuts))
-    return {decoder: [results[position] for position in order] for decoder, results in found.items()}, seconds
+    return {name: [results[position] for position in order] for name, results in found.items()}, seconds
 
 
 def _search(
@@ -168,9 +205,12 @@ def write_alignments(report: WerReport, directory: Path) -> None:
             stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def _figures(report: WerReport, scored: ScoredSplit, seconds: Seconds) -> dict[str, Any]:
+def _figures(report: WerReport, scored: ScoredSplit, seconds: Seconds, passes: list[_Pass]) -> dict[str, Any]:
     headline = report.row(GREEDY, "torch") or report.rows[0]
     rows = {row.decoder: _row_figures(row, scored, seconds) for row in report.rows}
+    for each in passes:
+        for name in each.searches:
+            rows[name]["chunk_ms"] = chunk_ms(each.chunk_frames)
     return {
         **rows[headline.decoder],
         "num_utterances": report.num_utterances,

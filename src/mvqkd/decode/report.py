@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mvqkd.artifacts import write_json
 from mvqkd.decode.scoring import ErrorCounts, bootstrap_interval, character_errors, total, word_errors
 from mvqkd.errors import ArtifactCorruptError
+from mvqkd.frames import STUDENT_RATE_HZ
 
 REPORT_FILE = "wer.json"
 
@@ -132,6 +133,21 @@ class WerReport(_Record):
 def row_name(decoder: str, runtime: Runtime) -> str:
     """Key of a row: ``torch/greedy``, ``onnxruntime/greedy``, ``teacher``."""
     return runtime if runtime == decoder else f"{runtime}/{decoder}"
+
+
+def chunk_ms(chunk_frames: int) -> int | None:
+    """Milliseconds of a chunk of student frames; None for 0, the whole utterance.
+
+    The latency of the algorithm: what falls at a chunk's start waits that long for its end, half of it on average.
+    Subsampling sees 30 ms more.
+    """
+    return round(1000 * chunk_frames / STUDENT_RATE_HZ) if chunk_frames else None
+
+
+def chunked_decoder(decoder: str, chunk_frames: int) -> str:
+    """Name of a decoder behind an encoder in chunks of a given size: ``greedy in 320 ms chunks``."""
+    size_ms = chunk_ms(chunk_frames)
+    return f"{decoder} on whole utterances" if size_ms is None else f"{decoder} in {size_ms} ms chunks"
 
 
 def build_report(

@@ -34,10 +34,16 @@ class TorchTransducer:
         return self.student.config.context_size
 
     @torch.inference_mode()
-    def hidden(self, features: Floats, lengths: Ids) -> tuple[Tensor, Ids]:
-        """(N, T, 80), (N,) -> encoder output (N, S, D) on the device, student frames (N,), 0 for a length below 7."""
+    def hidden(self, features: Floats, lengths: Ids, *, chunk_frames: int | None = None) -> tuple[Tensor, Ids]:
+        """(N, T, 80), (N,) -> encoder output (N, S, D) on the device, student frames (N,), 0 for a length below 7.
+
+        Args:
+            chunk_frames: student frames a chunk of attention, 0: the whole utterance, None: the model's own.
+        """
         output, frames, _ = self.student(
-            torch.from_numpy(features).to(self.device), torch.from_numpy(lengths).to(self.device)
+            torch.from_numpy(features).to(self.device),
+            torch.from_numpy(lengths).to(self.device),
+            chunk_frames=chunk_frames,
         )
         return output, frames.clamp(min=0).cpu().numpy()
 

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mvqkd.config import ModelConfig
 
@@ -135,6 +136,9 @@ class Encoder(nn.Module):
 
     The mean and standard deviation of every mel channel over the training data are buffers of the encoder, so
     that a deployed graph takes plain log-mel features and no side file can get lost.
+
+    ``checkpoint_activations`` makes training keep the input of every block alone and compute the rest of it again in
+    the backward pass: the same gradients from less memory, in more time.
     """
 
     feature_mean: Tensor
@@ -144,6 +148,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.chunk_frames = config.chunk_frames
         self.left_context_chunks = config.left_context_chunks
+        self.checkpoint_activations = False
         self.head_dim = config.encoder_dim // config.num_heads
         self.register_buffer("feature_mean", torch.zeros(NUM_MELS))
         self.register_buffer("feature_std", torch.ones(NUM_MELS))
@@ -151,24 +156,49 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([ConformerBlock(config) for _ in range(config.num_encoder_layers)])
         self.norm = nn.LayerNorm(config.encoder_dim)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        chunk_frames: int | None = None,
+        left_context_chunks: int | None = None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode a padded batch.
 
         Args:
             features: float (N, T, 80) log-mel; frames at or past lengths[n] are ignored.
             lengths: int64 (N,), feature frames; each at least 7.
+            chunk_frames: student frames a chunk of attention, 0: the whole utterance, None: the model's own.
+            left_context_chunks: chunks of left context, None: see ``left_context_for``.
         Returns:
             output (N, S, D); student frames int64 (N,); the residual stream behind every block, first to last.
         """
+        if chunk_frames is None:
+            chunk_frames = self.chunk_frames
+        if left_context_chunks is None:
+            left_context_chunks = self.left_context_for(chunk_frames)
         x = self.subsampling((features - self.feature_mean) / self.feature_std)
         lengths = ((lengths - 1) // 2 - 1) // 2
-        mask = attention_mask(x.size(1), lengths, self.chunk_frames, self.left_context_chunks)
+        mask = attention_mask(x.size(1), lengths, chunk_frames, left_context_chunks)
         rotary = rotary_table(x.size(1), self.head_dim, x.device)
         layers: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, mask, rotary)
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(block, x, mask, rotary, use_reentrant=False)
+            else:
+                x = block(x, mask, rotary)
             layers.append(x)
         return self.norm(x), lengths, layers
+
+    def left_context_for(self, chunk_frames: int) -> int:
+        """Chunks of ``chunk_frames`` that hold the configured left context, counted in frames, rounded up.
+
+        A model of whole utterances has no frames to count: it takes ``left_context_chunks`` chunks of any size.
+        """
+        if not (self.chunk_frames and chunk_frames):
+            return self.left_context_chunks
+        return math.ceil(self.chunk_frames * self.left_context_chunks / chunk_frames)
 
 
 def attention_mask(num_frames: int, lengths: Tensor, chunk_frames: int, left_context_chunks: int) -> Tensor:

@@ -47,9 +47,18 @@ class Student(nn.Module):
         self.simple_encoder = nn.Linear(config.encoder_dim, vocab_size)
         self.simple_decoder = nn.Linear(config.decoder_dim, vocab_size)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        chunk_frames: int | None = None,
+        left_context_chunks: int | None = None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode: see ``Encoder.forward``."""
-        result: tuple[Tensor, Tensor, list[Tensor]] = self.encoder(features, lengths)
+        result: tuple[Tensor, Tensor, list[Tensor]] = self.encoder(
+            features, lengths, chunk_frames=chunk_frames, left_context_chunks=left_context_chunks
+        )
         return result
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor:
@@ -57,13 +66,22 @@ class Student(nn.Module):
         return F.log_softmax(self.ctc_head(encoded).float(), dim=-1)
 
     def asr_losses(
-        self, encoded: Tensor, num_frames: Tensor, symbols: Tensor, num_symbols: Tensor, prune_range: int
+        self,
+        encoded: Tensor,
+        num_frames: Tensor,
+        symbols: Tensor,
+        num_symbols: Tensor,
+        prune_range: int,
+        transcribed: Tensor | None = None,
     ) -> AsrLosses:
         """Transducer (bound and pruned) and CTC losses.
 
         Args:
             encoded: (N, S, D). num_frames, num_symbols: int64 (N,). symbols: int64 (N, U), padded with blank.
+            transcribed: bool (N,); items without a transcript cost nothing. None: all have one.
         """
+        if transcribed is not None and not bool(transcribed.all()):
+            return self._losses_of_some(encoded, num_frames, symbols, num_symbols, prune_range, transcribed)
         predicted = self.decoder(self.decoder.contexts(symbols))  # (N, U + 1, decoder_dim)
         with torch.autocast(encoded.device.type, enabled=False):
             symbol, blank = simple_arcs(
@@ -92,6 +110,26 @@ class Student(nn.Module):
             ctc=torch.where(usable, ctc, zero).sum(),
             usable=usable,
         )
+
+    def _losses_of_some(
+        self,
+        encoded: Tensor,
+        num_frames: Tensor,
+        symbols: Tensor,
+        num_symbols: Tensor,
+        prune_range: int,
+        transcribed: Tensor,
+    ) -> AsrLosses:
+        # One item is taken even where none has a transcript: every parameter then has a gradient, if one of 0, which
+        # data-parallel training asks for.
+        some = (
+            transcribed.nonzero().flatten() if bool(transcribed.any()) else transcribed.new_zeros(1, dtype=torch.long)
+        )
+        losses = self.asr_losses(encoded[some], num_frames[some], symbols[some], num_symbols[some], prune_range)
+        counts = transcribed[some].any().to(encoded.dtype)
+        usable = torch.zeros_like(transcribed)
+        usable[some] = losses.usable & transcribed[some]
+        return AsrLosses(losses.simple * counts, losses.pruned * counts, losses.ctc * counts, usable)
 
     def _joiner_band(self, encoded: Tensor, predicted: Tensor, starts: Tensor, prune_range: int) -> Tensor:
         """Joiner logits (N, S, R, V) for the states starts[n, t] .. starts[n, t] + R - 1."""

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from mvqkd.data.batches import Batch, pad
 from mvqkd.errors import FrameAlignmentError
 from mvqkd.frames import IGNORE_INDEX, align_teacher_to_student, check_teacher_frames, teacher_frames_per_student_frame
+from mvqkd.train.codebook_predictor import CodebookPredictor
 
 # Teacher frames that a cut may lack before its indexes are refused: the last window of the audio.
 MAX_MISSING_FRAMES = 2
@@ -36,6 +37,7 @@ class DistillationObjective(nn.Module):
         read_teacher: cut -> array (teacher frames, channels): stored indexes, or embeddings of a live teacher.
         rate_hz: frame rate of the teacher.
         delta_frames: student frames by which targets are delayed.
+        frame_offsets: how the teacher rounds durations, see ``mvqkd.frames``; None: counts near the nominal one pass.
     """
 
     name: str
@@ -43,9 +45,16 @@ class DistillationObjective(nn.Module):
     _missing: float
     _dtype: torch.dtype
 
-    def __init__(self, read_teacher: Callable[[Any], NDArray[Any]], rate_hz: Fraction, delta_frames: int) -> None:
+    def __init__(
+        self,
+        read_teacher: Callable[[Any], NDArray[Any]],
+        rate_hz: Fraction,
+        delta_frames: int,
+        frame_offsets: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.read_teacher = read_teacher
+        self.frame_offsets = frame_offsets
         self.rate_hz = rate_hz
         self.delta_frames = delta_frames
         self.frames_per_student_frame = teacher_frames_per_student_frame(rate_hz)
@@ -67,7 +76,7 @@ class DistillationObjective(nn.Module):
 
     def _aligned(self, cut: Any, student_frames: int) -> Tensor:
         teacher = self.read_teacher(cut)
-        check_teacher_frames(f"cut {cut.id}", len(teacher), cut.num_samples, self.rate_hz)
+        check_teacher_frames(f"cut {cut.id}", len(teacher), cut.num_samples, self.rate_hz, self.frame_offsets)
         index = align_teacher_to_student(student_frames, len(teacher), self.rate_hz, delta_frames=self.delta_frames)
         missing = int((index[max(0, self.delta_frames) :] < 0).sum())
         if self.delta_frames >= 0 and missing > MAX_MISSING_FRAMES:
@@ -97,19 +106,27 @@ class CodebookObjective(DistillationObjective):
         hidden_dim: int,
         num_codebooks: int,
         codebook_size: int,
+        predictor_layers: int = 1,
+        joint_prediction: bool = False,
         delta_frames: int = 0,
+        frame_offsets: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(read_indexes, rate_hz, delta_frames)
-        self.codebook_size = codebook_size
+        super().__init__(read_indexes, rate_hz, delta_frames, frame_offsets)
         self.chance_level = math.log(codebook_size)
-        self.codebooks_per_student_frame = num_codebooks * self.frames_per_student_frame
-        self.predict = nn.Linear(hidden_dim, self.codebooks_per_student_frame * codebook_size)
+        self.predict = CodebookPredictor(
+            hidden_dim,
+            num_codebooks * self.frames_per_student_frame,
+            codebook_size,
+            layers=predictor_layers,
+            joint=joint_prediction,
+        )
 
     def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Predict targets (N, S, R * K) from hidden (N, S, H); padding is never projected."""
         real = (targets != IGNORE_INDEX).all(dim=-1)
-        logits = self.predict(hidden[real]).view(-1, self.codebook_size)
-        return F.cross_entropy(logits.float(), targets[real].flatten())
+        wanted = targets[real]
+        logits: Tensor = self.predict(hidden[real], wanted)
+        return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten())
 
 
 class RegressionObjective(DistillationObjective):

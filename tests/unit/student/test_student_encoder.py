@@ -1,4 +1,4 @@
-"""What streaming and batching rest on: no future, no batch mates, no padding in any output."""
+"""What streaming and batching rest on: no future, no batch mates, no padding in any output; chunks of any size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from mvqkd.config import ModelConfig
 from mvqkd.frames import num_feature_frames_for, num_student_frames
-from mvqkd.student.encoder import Encoder, attention_mask
+from mvqkd.student.encoder import Encoder, attention_mask, rotary_table
 
 SMALL = ModelConfig(
     encoder_dim=32, num_heads=2, num_encoder_layers=3, feedforward_dim=64, conv_kernel=5, chunk_frames=4,
@@ -76,3 +76,102 @@ def test_mask_of_chunks_and_left_context() -> None:
 def test_chunk_0_sees_the_whole_utterance() -> None:
     mask = attention_mask(3, torch.tensor([3]), chunk_frames=0, left_context_chunks=0)
     assert mask.all()
+
+
+def chunked(encoder: Encoder, features: torch.Tensor, chunk_frames: int | None) -> torch.Tensor:
+    with torch.inference_mode():
+        output: torch.Tensor = encoder(features, torch.tensor([features.size(1)]), chunk_frames=chunk_frames)[0]
+    return output
+
+
+def streamed(encoder: Encoder, features: torch.Tensor, chunk_frames: int, left_frames: int) -> torch.Tensor:
+    """Output (1, S, D) of an encoder that is fed chunk by chunk and remembers a bounded past of every block.
+
+    A block's state is what its attention saw in the last ``left_frames`` frames and its convolution in its last taps.
+    """
+    seen = [torch.zeros(1, 0, SMALL.encoder_dim) for _ in encoder.blocks]
+    convolved = list(seen)
+    outputs = []
+    for start in range(0, num_student_frames(features.size(1)), chunk_frames):
+        end = min(start + chunk_frames, num_student_frames(features.size(1)))
+        x = encoder.subsampling(features[:, 4 * start : num_feature_frames_for(end)])
+        for i, block in enumerate(encoder.blocks):
+            x = x + 0.5 * block.feedforward_in(block.norms[0](x))
+            inside = torch.cat([seen[i], block.norms[1](x)], dim=1)
+            size = inside.size(1)
+            mask = torch.ones(1, 1, size, size, dtype=torch.bool)
+            attended = block.attention(inside, mask, rotary_table(size, encoder.head_dim, x.device))
+            seen[i] = inside[:, max(0, size - left_frames) :]
+            x = x + attended[:, -x.size(1) :]
+            inside = torch.cat([convolved[i], block.norms[2](x)], dim=1)
+            convolved[i] = inside[:, max(0, inside.size(1) - (SMALL.conv_kernel - 1)) :]
+            x = x + block.convolution(inside)[:, -x.size(1) :]
+            x = x + 0.5 * block.feedforward_out(block.norms[3](x))
+        outputs.append(encoder.norm(x))
+    return torch.cat(outputs, dim=1)
+
+
+# Configured are chunks of 4 and 8 frames of left context: others round them up to whole chunks.
+@pytest.mark.parametrize(("chunk_frames", "left_frames"), [(1, 8), (3, 9), (4, 8), (6, 12), (16, 16), (50, 50)])
+@torch.inference_mode()
+def test_streaming_in_chunks_of_any_size_equals_the_masked_whole(
+    encoder: Encoder, chunk_frames: int, left_frames: int
+) -> None:
+    features = torch.randn(1, num_feature_frames_for(37), 80)
+    assert encoder.left_context_for(chunk_frames) * chunk_frames == left_frames
+    stream = streamed(encoder, features, chunk_frames, left_frames)
+    torch.testing.assert_close(stream, chunked(encoder, features, chunk_frames), rtol=1e-5, atol=1e-5)
+
+
+def test_chunk_sizes_differ_and_none_is_the_configured_one(encoder: Encoder) -> None:
+    features = torch.randn(1, num_feature_frames_for(30), 80)
+    configured = encode(encoder, features)
+    assert torch.equal(chunked(encoder, features, None), configured)
+    assert torch.equal(chunked(encoder, features, SMALL.chunk_frames), configured)
+    assert not torch.allclose(chunked(encoder, features, 8), configured)
+    # One chunk that holds everything is the whole utterance.
+    assert torch.equal(chunked(encoder, features, 0), chunked(encoder, features, 30))
+
+
+@torch.inference_mode()
+def test_left_context_can_be_given(encoder: Encoder) -> None:
+    features = torch.randn(1, num_feature_frames_for(12), 80)
+    lengths = torch.tensor([features.size(1)])
+    without = encoder(features, lengths, chunk_frames=6, left_context_chunks=0)[0]
+    torch.testing.assert_close(without, streamed(encoder, features, 6, 0), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(without, chunked(encoder, features, 6))
+
+
+def test_a_model_of_whole_utterances_takes_as_many_chunks_of_left_context_as_configured() -> None:
+    whole = Encoder(SMALL.model_copy(update={"chunk_frames": 0, "left_context_chunks": 3}))
+    assert [whole.left_context_for(chunk) for chunk in (0, 1, 16)] == [3, 3, 3]
+
+
+def gradients(features: torch.Tensor, *, checkpoint: bool) -> list[torch.Tensor]:
+    """Gradients of every parameter of an encoder in training, dropout on, from equal random states."""
+    torch.manual_seed(5)
+    encoder = Encoder(SMALL.model_copy(update={"dropout": 0.3})).train()
+    encoder.checkpoint_activations = checkpoint
+    output, _, layers = encoder(features, torch.tensor([features.size(1)] * 2), chunk_frames=3)
+    # A middle layer, too: distillation reads one.
+    (output.square().mean() + layers[1].mean()).backward()
+    # What is drawn after the encoder must not move, either.
+    return [*(parameter.grad for parameter in encoder.parameters()), torch.rand(3)]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_checkpointed_activations_give_the_same_gradients(dtype: torch.dtype | None) -> None:
+    features = torch.randn(2, 90, 80)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        kept, computed_again = (gradients(features, checkpoint=choice) for choice in (False, True))
+    assert all(torch.equal(one, other) for one, other in zip(kept, computed_again, strict=True))
+
+
+@pytest.mark.parametrize(("training", "checkpoint", "runs"), [(True, True, 2), (True, False, 1), (False, True, 1)])
+def test_a_block_is_computed_again_where_training_asks_for_it(training: bool, checkpoint: bool, runs: int) -> None:
+    encoder = Encoder(SMALL).train(training)
+    encoder.checkpoint_activations = checkpoint
+    calls: list[int] = []
+    encoder.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    encoder(torch.randn(1, 40, 80), torch.tensor([40]))[0].sum().backward()
+    assert len(calls) == runs

@@ -78,3 +78,26 @@ def test_parameters_of_the_pruning_bound_do_not_ship(student: Student) -> None:
     everything = sum(parameter.numel() for parameter in student.parameters())
     bound = (32 + 1) * 9 * 2
     assert student.num_parameters() == everything - bound
+
+
+@pytest.mark.parametrize("transcribed", [[True, False, True], [False, True, False]])
+def test_items_without_transcript_cost_nothing(student: Student, transcribed: list[bool]) -> None:
+    encoded, frames = torch.randn(3, 30, 32), torch.tensor([30, 22, 26])
+    symbols, num_symbols = torch.tensor([[1, 2, 3], [5, 6, 0], [7, 8, 7]]), torch.tensor([3, 2, 3])
+    some = torch.tensor(transcribed)
+    student.eval()  # without dropout, which is drawn anew
+    masked = student.asr_losses(encoded, frames, symbols, num_symbols, 3, some)
+    alone = student.asr_losses(encoded[some], frames[some], symbols[some], num_symbols[some], 3)
+    assert masked.usable.tolist() == transcribed
+    for name in ("simple", "pruned", "ctc"):
+        torch.testing.assert_close(getattr(masked, name), getattr(alone, name))
+
+
+def test_a_batch_without_any_transcript_still_has_every_gradient(student: Student) -> None:
+    encoded, frames, _ = student(torch.randn(2, 120, 80), torch.tensor([120, 90]))
+    nothing, none = torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    losses = student.asr_losses(encoded, frames, nothing, none, 3, torch.tensor([False, False]))
+    assert not losses.usable.any()
+    (losses.simple + losses.pruned + losses.ctc).backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad.abs().sum() == 0 for parameter in student.parameters() if parameter.grad is not None)

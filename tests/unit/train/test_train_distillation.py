@@ -13,6 +13,7 @@ import torch
 from mvqkd.data.batches import Batch
 from mvqkd.errors import FrameAlignmentError
 from mvqkd.frames import IGNORE_INDEX, num_feature_frames, num_student_frames
+from mvqkd.train.codebook_predictor import CodebookPredictor
 from mvqkd.train.distillation import CodebookObjective, RegressionObjective
 
 RATE_HZ = Fraction(50)
@@ -28,7 +29,8 @@ def make_batch(*num_samples: int) -> Batch:
     frames = [num_student_frames(num_feature_frames(count)) for count in num_samples]
     empty = torch.empty(0)
     cuts = [Cut(f"cut-{number}", count) for number, count in enumerate(num_samples)]
-    return Batch(cuts, empty, empty, empty, empty, torch.tensor(frames))
+    everything = torch.ones(len(cuts), dtype=torch.bool)
+    return Batch(cuts, empty, empty, empty, empty, torch.tensor(frames), everything)
 
 
 def indexes_of(cut: Cut, *, short_by: int = 0) -> np.ndarray:
@@ -56,8 +58,8 @@ def test_a_delay_shifts_targets_and_ignores_the_start() -> None:
 
 def test_untrained_predictions_cost_the_chance_level() -> None:
     mvq = objective()
-    mvq.predict.weight.data.zero_()
-    mvq.predict.bias.data.zero_()
+    mvq.predict.linear.weight.data.zero_()
+    mvq.predict.linear.bias.data.zero_()
     loss = mvq(torch.randn(2, 24, 8), mvq.targets(make_batch(16_000, 8_000)))
     assert loss.item() == pytest.approx(mvq.chance_level) == pytest.approx(math.log(256))
 
@@ -93,3 +95,35 @@ def test_regression_to_the_mean_costs_about_the_chance_level(distance: str, chan
     batch = make_batch(160_000, 80_000)
     loss = regression(torch.randn(2, int(batch.student_frames.max()), 8), regression.targets(batch))
     assert loss.item() == pytest.approx(chance, rel=0.05) == pytest.approx(regression.chance_level, rel=0.05)
+
+
+@pytest.mark.parametrize("short_by", [1, -1])
+def test_indexes_one_frame_short_are_refused_where_it_is_known_how_the_teacher_rounds(short_by: int) -> None:
+    mvq = objective(lambda cut: indexes_of(cut, short_by=short_by))
+    mvq.targets(make_batch(16_000))  # within the tolerance
+    mvq.frame_offsets = (0, 319)
+    with pytest.raises(FrameAlignmentError, match=rf"cut cut-0: expected 50 teacher frames .* got {50 - short_by}"):
+        mvq.targets(make_batch(16_000))
+
+
+@pytest.mark.parametrize(("layers", "joint"), [(1, False), (3, False), (1, True), (2, True)])
+def test_every_parameter_of_the_predictor_learns(layers: int, joint: bool) -> None:
+    predictor = CodebookPredictor(8, 4, 16, layers=layers, joint=joint)
+    if predictor.joint is not None:  # it starts silent
+        torch.nn.init.normal_(predictor.joint.output)
+    indexes = torch.randint(0, 16, (10, 4))
+    logits = predictor(torch.randn(10, 8), indexes)
+    assert logits.shape == (10, 4, 16)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), indexes.flatten()).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in predictor.parameters())
+
+
+def test_joint_prediction_sees_the_codebooks_before_and_no_other() -> None:
+    predictor = CodebookPredictor(8, 4, 16, joint=True)
+    assert predictor.joint is not None
+    torch.nn.init.normal_(predictor.joint.output)
+    hidden, indexes = torch.randn(1, 8), torch.randint(0, 16, (1, 4))
+    changed = indexes.clone()
+    changed[0, 1] = (changed[0, 1] + 1) % 16
+    same = torch.isclose(predictor(hidden, indexes), predictor(hidden, changed)).all(dim=2)[0]
+    assert same.tolist() == [True, True, False, False]

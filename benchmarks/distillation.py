@@ -1,0 +1,148 @@
+"""What distillation gives on real speech: students of every objective under one budget, over seeds.
+
+    python benchmarks/distillation.py --train TRAIN.jsonl --test TEST.jsonl --seeds 0 1 2 --jobs 2
+
+trains and scores a student for each variant and seed, each in a process of its own with one thread. `--list` names the
+variants: the objectives, and what was tried beside them. A manifest is JSON lines of audio, text and speaker;
+`--untranscribed` gives speech without text, for the variants that use it. `--timing` measures a step with and
+without distillation, and an epoch with the teacher in the loop. Figures go to benchmarks/results/distillation.json
+after every student; what is there with equal inputs is not trained again. `--render` only writes docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import distillation_page
+from environment import describe
+from mvqkd.artifacts import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "distillation.json"
+PAGE = ROOT / "docs" / "experiments.md"
+WORK = ROOT / "artifacts" / "distillation"
+render = distillation_page.render
+
+
+def main() -> None:
+    arguments = _parse()
+    if not arguments.render:
+        _measure(arguments)
+    PAGE.write_text(render(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    # Here, so that --render needs neither torch nor lhotse.
+    from distillation_runs import Budget, compare, pooled, prepare, run_key, share, share_live, train_and_score
+    from distillation_variants import BASE, VARIANTS
+
+    manifests = {"train": arguments.train, "test": arguments.test}
+    if arguments.untranscribed:
+        manifests["untranscribed"] = arguments.untranscribed
+    base = BASE | {"num_epochs": arguments.epochs}
+    splits = tuple(split for split in manifests if split != "test")
+    budget = Budget(base, splits, arguments.teacher)
+    data = prepare(manifests, arguments.work)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"rows": [], "timing": None}
+    results |= describe() | {
+        "data": {"id": data.id, "hours": data.facts["hours"], "utterances": data.facts["splits"]},
+        "budget": dict(base),
+    }
+    chosen = [VARIANTS[name] for name in arguments.variants]
+    shared = {variant.name: share(variant, budget, data, arguments.work) for variant in chosen}
+    if arguments.timing:
+        from distillation_timing import measure_timing
+
+        stored = {name: share(VARIANTS[name], budget, data, arguments.work) for name in ("none", "l2", "mvq")}
+        live = {teacher: share_live(teacher, data, arguments.work) for teacher in arguments.live_teachers}
+        results["timing"] = measure_timing(budget, stored, live)
+        results["summary"] = _summary(results)
+        write_json(RESULTS, results)
+    done = {row["key"] for row in results["rows"]}
+    runs = [
+        (variant, seed, budget, shared[variant.name], arguments.work)
+        for seed in arguments.seeds
+        for variant in chosen
+        if run_key(variant, seed, budget, shared[variant.name]) not in done
+    ]
+    started = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        futures = [pool.submit(train_and_score, *run) for run in runs]
+        for count, future in enumerate(as_completed(futures), start=1):
+            row = future.result()
+            results["rows"].append(row)
+            compare(results["rows"], arguments.work)
+            names = dict.fromkeys(row["variant"] for row in results["rows"])
+            results["pooled"] = [
+                found
+                for name in names
+                for other in ("none", "l2", "mvq")
+                if name != other and (found := pooled(results["rows"], name, other, arguments.work))
+            ]
+            results["summary"] = _summary(results)
+            write_json(RESULTS, results)
+            left = (time.monotonic() - started) / count * (len(runs) - count)
+            print(
+                f"{row['variant']}, seed {row['seed']}: WER {100 * row['wer']:.1f} %; {count} of {len(runs)},"
+                f" about {left / 60:.0f} min left",
+                flush=True,
+            )
+
+
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    against_none = next(
+        (row for row in results.get("pooled", []) if (row["variant"], row["against"]) == ("mvq", "none")), {}
+    )
+    timing = results.get("timing") or {}
+    return {
+        "relative_wer_reduction_mvq_vs_none": against_none.get("relative_reduction"),
+        "p_mvq_vs_none": against_none.get("p"),
+        "step_ratio_mvq_vs_none": timing.get("step_ratio_mvq_vs_none"),
+        "epoch_ratio_on_the_fly_vs_stored": timing.get("epoch_ratio_on_the_fly_vs_stored"),
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path)
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--untranscribed", type=Path)
+    parser.add_argument("--variants", nargs="*", default=["none", "l1", "l2", "mvq"], metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the training speech at three speeds")
+    parser.add_argument("--teacher", default="whisper-tiny.en")
+    parser.add_argument("--jobs", type=int, default=1, help="students trained side by side")
+    parser.add_argument("--work", type=Path, default=WORK, help="where artifacts are kept")
+    parser.add_argument("--timing", action="store_true", help="also measure steps and epochs; needs a quiet machine")
+    parser.add_argument(
+        "--live-teachers",
+        nargs="*",
+        default=["whisper-tiny.en"],
+        help="measured in the loop; the last is in the summary",
+    )
+    parser.add_argument("--list", action="store_true", help="only name the variants")
+    parser.add_argument("--render", action="store_true", help="only write the docs page from the results")
+    arguments = parser.parse_args()
+    from distillation_variants import VARIANTS
+
+    if arguments.list:
+        for variant in VARIANTS.values():
+            print(variant)
+        parser.exit()
+    if unknown := [name for name in arguments.variants if name not in VARIANTS]:
+        parser.error(f"unknown variants {', '.join(unknown)}; --list names them")
+    if not arguments.render and not (arguments.train and arguments.test):
+        parser.error("--train and --test are needed, or --render")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The students of the distillation benchmark: the objectives, and single changes to the mvq student."""
+
+from __future__ import annotations
+
+from distillation_runs import Variant
+
+# The demo's student; one thread, so that students can train side by side and equal seeds give equal bits.
+BASE = {"batch_duration_s": 40, "num_threads": 1, "codebook_scale": 2.0}
+
+_ALL = [
+    Variant("none", "none"),
+    Variant("l1", "l1"),
+    Variant("l2", "l2"),
+    Variant("mvq", "mvq"),
+    # The chance level of mvq is ln 256 = 5.5, that of l2 is 1: weights that make both equally strong at the start.
+    Variant("l2, scale 10", "l2", changes={"codebook_scale": 10.0}),
+    Variant("mvq, scale 0.5", "mvq", changes={"codebook_scale": 0.5}),
+    Variant("mvq, scale 5", "mvq", changes={"codebook_scale": 5.0}),
+    Variant("mvq, teacher layer 2", "mvq", layer=2),
+    Variant("mvq, teacher layer 4", "mvq", layer=4),
+    Variant("mvq, 4 codebooks", "mvq", num_codebooks=4),
+    Variant("mvq, 16 codebooks", "mvq", num_codebooks=16),
+    Variant("mvq, student layer 2", "mvq", changes={"distillation_layer": 2}),
+    Variant("mvq, student layer 5", "mvq", changes={"distillation_layer": 5}),
+]
+VARIANTS = {variant.name: variant for variant in _ALL}

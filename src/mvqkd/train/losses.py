@@ -1,0 +1,81 @@
+"""Student and objective as one module whose forward gives all losses of a batch: what data-parallel training wraps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mvqkd.config import TrainStudentConfig
+from mvqkd.data.batches import Batch
+from mvqkd.student.model import AsrLosses, Student
+from mvqkd.train.augment import build_augment
+from mvqkd.train.distillation import DistillationObjective
+
+
+class TrainingLosses(nn.Module):
+    """Losses of a batch; in training mode with altered features.
+
+    Args:
+        objective: None trains without distillation; no parameter is then without gradient.
+        device: where student and objective are moved to.
+    """
+
+    def __init__(
+        self,
+        config: TrainStudentConfig,
+        student: Student,
+        objective: DistillationObjective | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.config, self.device = config, device
+        self.layer_index = (config.distillation_layer or math.ceil(config.model.num_encoder_layers / 2)) - 1
+        self.augment = build_augment(config)
+        self.student = student
+        self.objective = objective
+        self.student.encoder.checkpoint_activations = config.checkpoint_activations
+        self.to(device)
+
+    def forward(self, batch: Batch, progress: float, chunk_frames: int | None = None) -> dict[str, Tensor]:
+        """All losses of a batch, per student frame in nats (regression objectives: per channel).
+
+        Args:
+            progress: share of the run that is done, 0 .. 1.
+            chunk_frames: student frames a chunk of attention; None: the model's own.
+        """
+        config = self.config
+        asr, num_frames, layers = self._asr(batch, chunk_frames)
+        simple, pruned, ctc = asr.simple / num_frames, asr.pruned / num_frames, asr.ctc / num_frames
+        # The band is arbitrary until the simple joiner has learned: let the pruned loss in slowly.
+        ramp = min(1.0, 0.1 + 0.9 * progress / config.warmup_share) if config.warmup_share else 1.0
+        loss = config.simple_loss_scale * simple + ramp * pruned + config.ctc_scale * ctc
+        losses = {"transducer_loss": pruned, "simple_loss": simple, "ctc_loss": ctc}
+        if self.objective is not None:
+            targets = self.objective.targets(batch).to(self.device)
+            losses["distillation_loss"] = self.objective(layers[self.layer_index], targets)
+            loss = loss + config.codebook_scale * losses["distillation_loss"]
+        return {"loss": loss, **losses}
+
+    def transducer_sum(self, batch: Batch) -> Tensor:
+        """Transducer loss of a batch and the student frames that it is the sum over: float (2,)."""
+        asr, num_frames, _ = self._asr(batch, None)
+        return torch.stack([asr.pruned.float(), num_frames.float()])
+
+    def _asr(self, batch: Batch, chunk_frames: int | None) -> tuple[AsrLosses, Tensor, list[Tensor]]:
+        features, device = batch.features, self.device
+        if self.augment is not None and self.training:
+            features = self.augment(features, batch.feature_lengths)
+        encoded, frames, layers = self.student(
+            features.to(device), batch.feature_lengths.to(device), chunk_frames=chunk_frames
+        )
+        asr = self.student.asr_losses(
+            encoded,
+            frames,
+            batch.symbols.to(device),
+            batch.symbol_lengths.to(device),
+            self.config.prune_range,
+            batch.transcribed.to(device),
+        )
+        return asr, (frames * asr.usable).sum().clamp(min=1), layers
