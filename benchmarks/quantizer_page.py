@@ -91,16 +91,19 @@ def _codes(rows: list[Row]) -> list[str]:
                 _share(row["vectors"] - row["different"], row["vectors"]),
                 row["different"],
                 row["ties"],
+                row["exact_is_ours"],
+                row["exact_is_theirs"],
             )
         )
     head = ("set", "channels", "codebooks × entries", "passes", "held-out vectors", "identical codes", "others")
     return [
         f"Same weights, same input, mode *exact* against the reference's own encode in blocks of {rows[0]['block']}.",
-        "Where two choices are as good as equal, rounding decides. The last column counts those of the others for",
-        f"which the reference itself gives our codes on some of {rows[0]['tie_copies']} copies of the vector, whose",
-        "channels are changed by no more than the last bit of float32.",
+        'Where two choices are as good as equal, rounding decides. "Ties" counts those of the others for which the',
+        f"reference itself gives our codes on some of {rows[0]['tie_copies']} copies of the vector, whose channels are",
+        "changed by no more than the last bit of float32. The last columns: for how many of the others the reference",
+        "computed in float64 gives our codes, and for how many its own of float32.",
         "",
-        *_table((*head, "ties by rounding"), body),
+        *_table((*head, "ties", "float64: ours", "float64: its own"), body),
     ]
 
 

@@ -229,6 +229,7 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
 
     Where codes differ, ``ties`` counts the vectors whose choice hangs on float32's rounding: the reference gives our
     codes itself for some of ``TIE_COPIES`` copies, whose channels differ from the vector's by no more than that.
+    The reference in float64 is the judge of the vectors that differ: ``exact_is_ours``, ``exact_is_theirs``.
     """
     import torch
 
@@ -253,11 +254,18 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
         with torch.inference_mode():
             blocks = [reference.encode(x, iterations, as_bytes=False) for x in copies.split(Reference.block)]
         ties += bool((torch.cat(blocks) == own[row]).all(1).any())
+    reference.double()
+    with torch.inference_mode():
+        exact = [reference.encode(data[row : row + 1].double(), iterations, as_bytes=False)[0] for row in different]
     return {
         "vectors": count,
         "block": Reference.block,
         "different": len(different),
         "ties": ties,
+        "exact_is_ours": sum(bool((codes == own[row]).all()) for codes, row in zip(exact, different, strict=True)),
+        "exact_is_theirs": sum(
+            bool((codes == indexes[row]).all()) for codes, row in zip(exact, different, strict=True)
+        ),
         "tie_copies": TIE_COPIES,
         "num_codebooks": imported.num_codebooks,
         "codebook_size": imported.codebook_size,

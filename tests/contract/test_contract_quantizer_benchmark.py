@@ -82,8 +82,9 @@ def test_page_shows_what_the_results_say(benchmark: Any) -> None:
     page = benchmark("page")
     row = {"section": "codes", "data": "d", "run": "r", "dim": 256, "num_codebooks": 4, "codebook_size": 256}
     row |= {"iterations": 5, "vectors": 20_000, "different": 3, "ties": 2, "tie_copies": 64, "block": 16}
+    row |= {"exact_is_ours": 2, "exact_is_theirs": 1}
     shown = page.render({"rows": [row], "runs": {"r": RUN}})
-    assert "| d | 256 | 4 × 256 | 5 | 20,000 | 99.985 % | 3 | 2 |" in shown
+    assert "| d | 256 | 4 × 256 | 5 | 20,000 | 99.985 % | 3 | 2 | 2 | 1 |" in shown
     assert "`c` on 2 cores of p" in shown
     assert shown.count("Not measured yet") == 3
     almost = page.render({"rows": [row | {"vectors": 10**9}], "runs": {"r": RUN}})
