@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("name", "page"), [("objectives", "docs/objectives.md"), ("demo", "README.md"), ("quantizer", "docs/quantizer.md")]
+    ("name", "page"),
+    [
+        ("objectives", "docs/objectives.md"),
+        ("demo", "README.md"),
+        ("quantizer", "docs/quantizer.md"),
+        ("rnnt_loss", "docs/rnnt_loss.md"),
+    ],
 )
 def test_page_is_what_its_benchmark_renders(name: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

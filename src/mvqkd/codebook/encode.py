@@ -19,11 +19,12 @@ from mvqkd.codebook.shard_encoder import ShardEncoder, ShardRecord, finished_rec
 from mvqkd.codebook.store import KIND, Shard, write_index
 from mvqkd.config import EncodeCiConfig
 from mvqkd.data.cuts import load_cuts, speed_copies
+from mvqkd.device import resolve_device
 from mvqkd.errors import ArtifactMismatchError, ConfigError, EmptyCutSetError
 from mvqkd.frames import frame_offsets
 from mvqkd.progress import track
 from mvqkd.quantizer import Quantizer
-from mvqkd.teacher.base import Teacher, resolve_device
+from mvqkd.teacher.base import Teacher
 
 _LOG = logging.getLogger(__name__)
 STAGE = "encode-ci"

@@ -38,9 +38,10 @@ from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
 from mvqkd.decode.scoring import align_words
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search, modified_beam_search
 from mvqkd.decode.torch_runtime import TorchTransducer, load_transducer
+from mvqkd.device import resolve_device
 from mvqkd.errors import ConfigError
 from mvqkd.progress import track
-from mvqkd.teacher.base import Teacher, resolve_device
+from mvqkd.teacher.base import Teacher
 
 UTTERANCES_FILE = "utterances.jsonl"
 # Padded seconds a batch: bounds memory, and leaves a progress bar something to show.

@@ -19,11 +19,11 @@ from typing import Any
 
 from mvqkd.artifacts import Artifact, atomic_open, file_sha256, write_json
 from mvqkd.config import ModelConfig
+from mvqkd.data.features import NUM_MELS
 from mvqkd.data.tokens import TOKENS_FILE
 from mvqkd.decode.onnx_runtime import OFFLINE, PARTS, graph_file
 from mvqkd.decode.report import GREEDY, WerReport
 from mvqkd.frames import FEATURE_RATE_HZ, SAMPLE_RATE_HZ, STUDENT_RATE_HZ, SUBSAMPLING_CONTEXT_FRAMES
-from mvqkd.student.encoder import NUM_MELS
 
 BUNDLE_FILE, CARD_FILE, PARITY_FILE = "bundle.json", "README.md", "parity.json"
 FORMAT = 1

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mvqkd.data.features import NUM_MELS
 from mvqkd.decode.onnx_runtime import Part
 from mvqkd.errors import ExportParityError
 from mvqkd.frames import SUBSAMPLING_CONTEXT_FRAMES
-from mvqkd.student.encoder import NUM_MELS
 from mvqkd.student.model import Student
 
 # Sizes that the exporter traces with; neither may be 0 or 1, which it would take for constants.

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mvqkd.device import bfloat16_is_fast
 from mvqkd.quantizer.tables import LANES, product_by_blocks
 
 # bfloat16 keeps 8 bits. Both factors of a product are rounded, then the sum: |error| <= ROUNDING * |x| |w|; the sum of
 # D float32 products adds D times float32's own rounding.
 ROUNDING = 1.01 * 2**-8 + 2**-9
 FLOAT32_ROUNDING = 2**-24
-# Names of a processor's ability to multiply bfloat16. Where it is missing, bfloat16 is slower than float32.
-NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def build_logits_table(weight: Tensor, bias: Tensor, num_codebooks: int, *, roug
     """
     weight, bias = weight.detach().contiguous(), bias.detach()
     whole_lanes = len(weight) // num_codebooks % LANES == 0
-    rough = bfloat16_is_fast(weight.device) and whole_lanes if rough is None else rough
+    rough = weight.device.type == "cpu" and bfloat16_is_fast(weight.device) and whole_lanes if rough is None else rough
     largest = weight.norm(dim=1).view(num_codebooks, -1).amax(1)
     margin = 2 * (ROUNDING + weight.shape[1] * FLOAT32_ROUNDING) * largest
     return LogitsTable(weight, bias, num_codebooks, (-weight).bfloat16().T.contiguous() if rough else None, margin)
@@ -75,8 +74,3 @@ def first_choice(x: Tensor, table: LogitsTable) -> Tensor:
     rough = (x.bfloat16() @ table.rough).float().sub_(table.bias)
     margin = x.norm(dim=1).unsqueeze(1) * table.margin  # (B, N)
     return choose_lowest(rough, margin, x, table.weight, table.bias)
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether this is a CPU with instructions for products of bfloat16."""
-    return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in NATIVE_BFLOAT16)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mvqkd.artifacts import content_hash
 from mvqkd.config import FitQuantizerConfig
+from mvqkd.device import bfloat16_is_fast
 from mvqkd.errors import DataError
 from mvqkd.quantizer.embedding_source import (
     EmbeddingSource,
@@ -26,7 +27,6 @@ from mvqkd.quantizer.embedding_source import (
     TensorSource,
     channel_statistics,
 )
-from mvqkd.quantizer.first_choice import bfloat16_is_fast
 from mvqkd.quantizer.fit_phase import Phase, Training, run_phase
 from mvqkd.quantizer.fit_state import FitPosition, StateFile
 from mvqkd.quantizer.model import Quantizer

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import FitQuantizerConfig
-from mvqkd.errors import ConfigError
+from mvqkd.device import resolve_device
 from mvqkd.quantizer.embedding_shards import EmbeddingShards
 from mvqkd.quantizer.embedding_source import EmbeddingStream
 from mvqkd.quantizer.fit import Fit, fit
@@ -49,7 +49,7 @@ def fit_quantizer(config: FitQuantizerConfig, *, teacher_embeddings: Path, out: 
         ArtifactNotFoundError, ArtifactMismatchError, ArtifactCorruptError.
     """
     parent = load_artifact(teacher_embeddings, "teacher-embeddings")
-    device = _device(config.device)
+    device = resolve_device(config.device)
     partial = PartialArtifact(out, KIND, stage=config.section, config=config.model_dump(mode="json"), parents=[parent])
     shards = EmbeddingShards(parent)
     held_out_rows = hold_out(shards.cut_index, config.held_out_share, config.seed)
@@ -149,18 +149,3 @@ def read_report(artifact: Artifact) -> dict[str, object]:
     """report.json of a quantizer artifact."""
     document: dict[str, object] = json.loads((artifact.path / REPORT_FILE).read_text(encoding="utf-8"))
     return document
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: CUDA asked of a CPU-only build
-        raise ConfigError(
-            f"fit-quantizer.device {name}",
-            expected="a device that torch sees here",
-            got=str(error).splitlines()[0],
-            next_step="use auto or cpu",
-        ) from error
-    return name

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mvqkd.config import ModelConfig
+from mvqkd.data.features import NUM_MELS
 
-NUM_MELS = 80
 SUBSAMPLING_CHANNELS = 32
 RESIDUAL_INIT_GAIN = 0.1
 

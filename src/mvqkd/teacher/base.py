@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mvqkd.errors import AudioError, ConfigError, TeacherError
+from mvqkd.errors import AudioError, TeacherError
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +90,10 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         MissingDependencyError: the package that reads this kind of teacher is not installed.
         ConfigError: the device is not there.
     """
+    # Imported here: naming a teacher needs no torch, and each kind brings libraries that the others do not need.
+    from mvqkd.device import resolve_device
+
     device = resolve_device(spec.device)
-    # Imported here: each kind of teacher brings libraries that the others do not need.
     if spec.name == WHISPER_TINY_EN:
         from mvqkd.teacher.whisper import load_embedded_whisper
 
@@ -117,29 +119,6 @@ def teacher_names() -> list[str]:
     from mvqkd.teacher.torchaudio_bundle import bundle_names
 
     return [WHISPER_TINY_EN, *bundle_names()]
-
-
-def resolve_device(name: str) -> str:
-    """Turn ``auto`` into ``cuda`` when there is one, else ``cpu``; refuse a device that is not there.
-
-    Raises:
-        ConfigError: torch does not know the device or does not see it.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        # torch raises AssertionError for CUDA in a CPU-only build.
-        raise ConfigError(
-            f"device {name}",
-            expected="a device that torch sees here",
-            got=str(error).splitlines()[0],
-            next_step="use --device auto or cpu",
-        ) from error
-    return name
 
 
 @contextlib.contextmanager

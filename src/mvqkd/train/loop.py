@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mvqkd.config import TrainStudentConfig
 from mvqkd.data.batches import Batch, BatchSource
+from mvqkd.device import bfloat16_is_fast
 from mvqkd.errors import TrainingError
 from mvqkd.progress import Progress
 from mvqkd.student.model import Student
@@ -226,16 +227,8 @@ class Trainer:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 where asked for, or where ``auto`` finds a processor that computes in it; None: float32."""
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
-        return torch.bfloat16 if fast else None
+        return torch.bfloat16 if bfloat16_is_fast(device) else None
     return torch.bfloat16 if precision == "bfloat16" else None
-
-
-def _cpu_has_bfloat16() -> bool:
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
 
 
 def _parameter_groups(modules: nn.Module, config: TrainStudentConfig) -> list[dict[str, Any]]:

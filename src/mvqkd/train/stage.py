@@ -17,10 +17,10 @@ from mvqkd.data.batches import BatchSource
 from mvqkd.data.cuts import load_cuts, speed_copies
 from mvqkd.data.sources import DEV, TRAIN, UNTRANSCRIBED
 from mvqkd.data.tokens import Tokens
+from mvqkd.device import resolve_device
 from mvqkd.errors import ConfigError
 from mvqkd.student.checkpoint import save_student, student_facts
 from mvqkd.student.model import Student
-from mvqkd.teacher.base import resolve_device
 from mvqkd.train.distillation import DistillationObjective
 from mvqkd.train.distributed import Ranks, join_ranks
 from mvqkd.train.loop import Trainer

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvqkd.quantizer.first_choice import bfloat16_is_fast, build_logits_table, first_choice
+from mvqkd.device import bfloat16_is_fast
+from mvqkd.quantizer.first_choice import build_logits_table, first_choice
 
 
 def problem(num_codebooks: int, size: int, dim: int, count: int = 400) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from mvqkd.device import resolve_device
 from mvqkd.errors import AudioError, ConfigError, TeacherError
-from mvqkd.teacher.base import TeacherSpec, check_audio, full_precision, load_teacher, resolve_device, teacher_names
+from mvqkd.teacher.base import TeacherSpec, check_audio, full_precision, load_teacher, teacher_names
 
 
 def load(name: str, layer: int = 1, **fields: str) -> object:
