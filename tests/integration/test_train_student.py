@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,13 @@ def test_history_and_figures_say_what_happened(undisturbed: Artifact) -> None:
 
 
 def test_another_seed_gives_another_student(data: Artifact, undisturbed: Artifact) -> None:
-    other = train_student(tiny(seed=1), data=data.path, out=data.path.parent / "other-seed")
+    seen: list[Mapping[str, float]] = []
+    other = train_student(tiny(seed=1), data=data.path, out=data.path.parent / "other-seed", on_row=seen.append)
     assert other.id != undisturbed.id
+    # Whoever watches is given what the history will hold, and how fast it goes.
+    kept = histories(other.path)
+    assert [{name: row[name] for name in kept[0]} for row in seen] == kept
+    assert all(row["audio_s_per_s"] > 0 and 0 <= row["data_wait_share"] < 1 for row in seen)
 
 
 def trainer_of(data: Artifact, config: TrainStudentConfig, directory: Path) -> Trainer:

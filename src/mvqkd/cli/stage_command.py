@@ -72,6 +72,10 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
     silent = stage.name == "train-student" and os.environ.get("RANK", "0") != "0"
     if silent:
         logging.getLogger("mvqkd").setLevel(logging.WARNING)
+    elif stage.name == "train-student":
+        from mvqkd.adapters.live_metrics import live_metrics
+
+        extra["on_row"] = live_metrics(stage.name)
     artifact = stage.run(config, out=arguments.out or root / stage.output_directory, inputs=inputs, **extra)
     if silent:
         return 0

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Trainer:
         directory: the partial artifact; resumable state lies in it under hidden names. None on ranks other than 0.
         ranks: the processes that train together; all of them call the same methods.
         dev: what decides when training ends, where ``early_stop_epochs`` is set.
+        on_row: is given every row of the history as it is made, throughput with it; on rank 0.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Trainer:
         *,
         ranks: Ranks = ALONE,
         dev: BatchSource | None = None,
+        on_row: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         self.config, self.student, self.source, self.dev = config, student, source, dev
+        self.on_row = on_row if ranks.is_main else None
         self.directory, self.device, self.ranks = directory, device, ranks
         self.losses = TrainingLosses(config, student, objective, device)
         self.optimizer = torch.optim.AdamW(
@@ -161,6 +164,9 @@ class Trainer:
         logged = state.step % config.log_steps == 0 or state.step == 1 or (ends_epoch and self.dev is not None)
         if row and logged:
             state.history.append({"step": state.step, "epoch": state.epoch + 1, **row})
+            if self.on_row is not None:
+                speed = {"audio_s_per_s": state.audio_s_per_s, "data_wait_share": state.data_wait_share}
+                self.on_row({**state.history[-1], **speed})
         if state.step % config.checkpoint_steps == 0 and self.directory is not None:
             save_state(self.directory, state, self.losses, self.optimizer)
         if progress is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +43,7 @@ def train_student(
     quantizer: Path | None = None,
     codebook_indexes: Path | None = None,
     teacher_embeddings: Path | None = None,
+    on_row: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Artifact:
     """Train a student on the ``train`` split; resumes where a killed run with the same inputs stopped.
 
@@ -51,6 +53,7 @@ def train_student(
     Args:
         codebook_indexes, quantizer: needed by the objective mvq; the indexes must be of this quantizer and data.
         teacher_embeddings: needed by l1, l2, and mvq with ``ci_source: teacher``: its teacher runs beside the student.
+        on_row: is given every row of the training history as it is made.
     Raises:
         ConfigError, ArtifactError, FrameAlignmentError, TrainingError.
     """
@@ -79,7 +82,8 @@ def train_student(
         objective = build_objective(student)
         partial = _partial(config, out, parents) if ranks.is_main else None
         directory = partial.path if partial is not None else None
-        weights, state = Trainer(config, student, objective, source, directory, device, ranks=ranks, dev=dev).run()
+        trainer = Trainer(config, student, objective, source, directory, device, ranks=ranks, dev=dev, on_row=on_row)
+        weights, state = trainer.run()
         artifact = None
         if partial is not None:
             save_student(student, partial.path, weights)
