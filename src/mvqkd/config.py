@@ -242,6 +242,9 @@ class TrainStudentConfig(Section):
     simple_loss_scale: float = Field(0.5, ge=0, description="weight of the pruning bound's own loss")
     prune_range: int = Field(5, ge=2, description="symbols kept a frame in the pruned lattice")
     codebook_scale: float = Field(0.3, ge=0, description="weight of the distillation loss")
+    codebook_scale_end: float | None = Field(
+        None, ge=0, description="its weight at the end of training, approached linearly; default: the same throughout"
+    )
     distillation_layer: int | None = Field(
         None, ge=1, description="1-based student layer that predicts; default: the middle"
     )

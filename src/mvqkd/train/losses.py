@@ -55,8 +55,13 @@ class TrainingLosses(nn.Module):
         if self.objective is not None:
             targets = self.objective.targets(batch).to(self.device)
             losses["distillation_loss"] = self.objective(layers[self.layer_index], targets)
-            loss = loss + config.codebook_scale * losses["distillation_loss"]
+            loss = loss + self.distillation_scale(progress) * losses["distillation_loss"]
         return {"loss": loss, **losses}
+
+    def distillation_scale(self, progress: float) -> float:
+        """Weight of the distillation loss at a share of the run."""
+        start, end = self.config.codebook_scale, self.config.codebook_scale_end
+        return start if end is None else start + (end - start) * min(1.0, progress)
 
     def transducer_sum(self, batch: Batch) -> Tensor:
         """Transducer loss of a batch and the student frames that it is the sum over: float (2,)."""

@@ -1,0 +1,88 @@
+"""The loss of a batch is the weighted sum of its parts, with weights that may change over the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mvqkd.config import TrainStudentConfig, load_section
+from mvqkd.data.batches import Batch
+from mvqkd.student.model import Student
+from mvqkd.train.distillation import CodebookObjective
+from mvqkd.train.losses import TrainingLosses
+
+TINY = {
+    "spec_augment": False,
+    "model.encoder_dim": 32,
+    "model.num_heads": 2,
+    "model.num_encoder_layers": 2,
+    "model.feedforward_dim": 64,
+    "model.conv_kernel": 5,
+    "model.decoder_dim": 32,
+    "model.joiner_dim": 32,
+    "model.dropout": 0.0,
+}
+
+
+@dataclass
+class Cut:
+    id: str
+    num_samples: int
+
+
+BATCH = Batch(
+    cuts=[Cut("read", 16_000), Cut("heard", 16_000)],
+    features=torch.randn(2, 100, 80, generator=torch.Generator().manual_seed(0)),
+    feature_lengths=torch.tensor([100, 100]),
+    symbols=torch.tensor([[1, 2, 3], [0, 0, 0]]),
+    symbol_lengths=torch.tensor([3, 0]),
+    student_frames=torch.tensor([24, 24]),
+    transcribed=torch.tensor([True, False]),
+)
+
+
+def read_indexes(cut: Any) -> np.ndarray:
+    return np.full((50, 2), 7 if cut.id == "read" else 9, dtype=np.uint8)
+
+
+def losses_of(**changes: object) -> TrainingLosses:
+    config = load_section(TrainStudentConfig, None, {**TINY, **changes})
+    torch.manual_seed(0)
+    student = Student(config.model, vocab_size=5)
+    objective = CodebookObjective(read_indexes, Fraction(50), hidden_dim=32, num_codebooks=2, codebook_size=16)
+    return TrainingLosses(config, student, objective, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("end", "progress", "scale"), [(None, 0.5, 0.8), (0.2, 0.0, 0.8), (0.2, 0.5, 0.5), (0.2, 1.0, 0.2), (0.2, 1.1, 0.2)]
+)
+def test_the_loss_is_the_weighted_sum_of_its_parts(end: float | None, progress: float, scale: float) -> None:
+    module = losses_of(codebook_scale=0.8, codebook_scale_end=end, warmup_share=0)
+    found = module(BATCH, progress)
+    expected = (
+        0.5 * found["simple_loss"]
+        + found["transducer_loss"]
+        + 0.3 * found["ctc_loss"]
+        + scale * found["distillation_loss"]
+    )
+    torch.testing.assert_close(found["loss"], expected)
+
+
+def test_speech_without_text_counts_in_distillation_alone() -> None:
+    module = losses_of().eval()
+    alone = Batch(
+        BATCH.cuts[:1],
+        *(getattr(BATCH, name)[:1] for name in ("features", "feature_lengths", "symbols", "symbol_lengths")),
+        BATCH.student_frames[:1],
+        BATCH.transcribed[:1],
+    )
+    with torch.no_grad():
+        both, one = module(BATCH, 1.0), module(alone, 1.0)
+    for name in ("transducer_loss", "simple_loss", "ctc_loss"):
+        torch.testing.assert_close(both[name], one[name])
+    assert not torch.isclose(both["distillation_loss"], one["distillation_loss"])
