@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
 from mvqkd.cli.main import run
-from mvqkd.config import EvaluateConfig, ExportOnnxConfig, ExtractTeacherConfig, ModelConfig, PrepareDataConfig
+from mvqkd.config import EvaluateConfig, ExportOnnxConfig, ExtractTeacherConfig, PrepareDataConfig
 from mvqkd.data.cuts import load_cuts
 from mvqkd.data.prepare import prepare_data
 from mvqkd.data.text import normalize_text
@@ -24,10 +23,9 @@ from mvqkd.decode.report import WerReport
 from mvqkd.decode.scoring import word_errors
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ConfigError, EmptyCutSetError, ExportParityError
 from mvqkd.export.stage import export_onnx
-from mvqkd.student.checkpoint import save_student, student_facts
-from mvqkd.student.model import Student
 from mvqkd.teacher.extract import extract_teacher
 from mvqkd.testing.corpus import make_corpus
+from mvqkd.testing.student import commit_student, talkative_student
 
 
 @dataclass(frozen=True)
@@ -39,38 +37,12 @@ class Chain:
     bundle: Artifact
 
 
-def make_student(out: Path, data: Artifact) -> Artifact:
-    """A student-checkpoint of untrained weights, scaled so that decoding emits many symbols away from ties."""
-    torch.manual_seed(3)
-    config = ModelConfig(
-        encoder_dim=32,
-        num_encoder_layers=1,
-        num_heads=2,
-        feedforward_dim=64,
-        conv_kernel=5,
-        chunk_frames=4,
-        left_context_chunks=2,
-        decoder_dim=32,
-        joiner_dim=32,
-    )
-    student = Student(config, int(data.facts["vocab_size"])).eval()
-    with torch.no_grad():
-        student.encoder.feature_mean.fill_(-10.0)
-        student.encoder.feature_std.fill_(3.0)
-        student.joiner.output.weight.mul_(12)
-        student.joiner.output.bias.normal_()
-    partial = PartialArtifact(out, "student-checkpoint", stage="train-student", config={}, parents=[data])
-    save_student(student, partial.path)
-    shutil.copyfile(data.path / "tokens.txt", partial.path / "tokens.txt")
-    return partial.commit(facts={**student_facts(student), "objective": "none", "text_normalizer": "upper-ascii-1"})
-
-
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     root = tmp_path_factory.mktemp("chain")
     manifest = make_corpus(root / "corpus", 24)
     data = prepare_data(PrepareDataConfig(source="manifest", manifest=str(manifest), test_share=0.4), out=root / "data")
-    student = make_student(root / "student", data)
+    student = commit_student(talkative_student(int(data.facts["vocab_size"])), root / "student", data)
     report = evaluate(
         EvaluateConfig(bootstrap_samples=500, device="cpu"), data=data.path, student=student.path, out=root / "wer"
     )

@@ -27,6 +27,7 @@ from mvqkd.decode.evaluate import evaluate
 from mvqkd.errors import TrainingError
 from mvqkd.student.model import Student
 from mvqkd.testing.corpus import make_corpus
+from mvqkd.testing.student import TINY_TRAINING
 from mvqkd.train.distributed import ALONE, Ranks, join_ranks, plan_steps
 from mvqkd.train.loop import Trainer
 from mvqkd.train.stage import train_student
@@ -38,23 +39,12 @@ TIMEOUT_S = 120
 RELATIVE_TOLERANCE = 1e-5
 ABSOLUTE_TOLERANCE = 1e-6
 TINY = {
+    **TINY_TRAINING,
     "objective": "none",
     "num_epochs": 3,
-    "speeds": [1.0, 1.1],
     "batch_duration_s": 4.0,
     "checkpoint_steps": 2,
-    "log_steps": 1,
     "max_bad_batches": 1,
-    "precision": "float32",
-    "num_threads": 1,
-    "device": "cpu",
-    "model.encoder_dim": 32,
-    "model.num_heads": 2,
-    "model.num_encoder_layers": 2,
-    "model.feedforward_dim": 64,
-    "model.conv_kernel": 5,
-    "model.decoder_dim": 32,
-    "model.joiner_dim": 32,
 }
 
 

@@ -28,26 +28,12 @@ from mvqkd.quantizer.fit_stage import fit_quantizer
 from mvqkd.student.model import Student
 from mvqkd.teacher.extract import extract_teacher
 from mvqkd.testing.corpus import make_corpus
+from mvqkd.testing.student import TINY_TRAINING
 from mvqkd.train.objectives import objective_of
 from mvqkd.train.stage import train_student
 
-SPEEDS = [1.0, 1.1]
-TINY = {
-    "num_epochs": 2,
-    "speeds": SPEEDS,
-    "batch_duration_s": 8.0,
-    "log_steps": 1,
-    "precision": "float32",
-    "num_threads": 1,
-    "device": "cpu",
-    "model.encoder_dim": 32,
-    "model.num_heads": 2,
-    "model.num_encoder_layers": 2,
-    "model.feedforward_dim": 64,
-    "model.conv_kernel": 5,
-    "model.decoder_dim": 32,
-    "model.joiner_dim": 32,
-}
+SPEEDS = TINY_TRAINING["speeds"]
+TINY = {**TINY_TRAINING, "num_epochs": 2, "batch_duration_s": 8.0}
 
 
 def tiny(**changes: object) -> TrainStudentConfig:

@@ -24,28 +24,12 @@ from mvqkd.data.tokens import Tokens
 from mvqkd.errors import ArtifactMismatchError, ConfigError, TrainingError
 from mvqkd.student.model import Student
 from mvqkd.testing.corpus import make_corpus
+from mvqkd.testing.student import TINY_TRAINING
 from mvqkd.train.loop import Trainer
 from mvqkd.train.stage import train_student
 from mvqkd.train.state import STATE_FILE, TrainerState
 
-TINY = {
-    "objective": "none",
-    "num_epochs": 3,
-    "speeds": [1.0, 1.1],
-    "batch_duration_s": 6.0,
-    "checkpoint_steps": 2,
-    "log_steps": 1,
-    "precision": "float32",
-    "num_threads": 1,
-    "device": "cpu",
-    "model.encoder_dim": 32,
-    "model.num_heads": 2,
-    "model.num_encoder_layers": 2,
-    "model.feedforward_dim": 64,
-    "model.conv_kernel": 5,
-    "model.decoder_dim": 32,
-    "model.joiner_dim": 32,
-}
+TINY = {**TINY_TRAINING, "objective": "none", "num_epochs": 3, "checkpoint_steps": 2}
 
 
 def tiny(**changes: object) -> TrainStudentConfig:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
+from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.cli.main import run
 from mvqkd.cli.summary import summarize
-from mvqkd.config import EvaluateConfig, ModelConfig, PrepareDataConfig
+from mvqkd.config import EvaluateConfig, PrepareDataConfig
 from mvqkd.data.prepare import prepare_data
 from mvqkd.decode.evaluate import evaluate
 from mvqkd.decode.report import WerReport, chunk_ms, chunked_decoder
 from mvqkd.promotion.reports import read_report
-from mvqkd.student.checkpoint import save_student, student_facts
-from mvqkd.student.model import Student
 from mvqkd.testing.corpus import make_corpus
-
-MODEL = ModelConfig(
-    encoder_dim=32, num_heads=2, num_encoder_layers=1, feedforward_dim=64, conv_kernel=5, chunk_frames=4,
-    left_context_chunks=2, decoder_dim=32, joiner_dim=32,
-)  # fmt: skip
+from mvqkd.testing.student import commit_student, talkative_student
 
 
 @dataclass(frozen=True)
@@ -34,28 +27,16 @@ class Evaluated:
     report: Artifact
 
 
-def save(out: Path, data: Artifact, student: Student) -> Artifact:
-    partial = PartialArtifact(out, "student-checkpoint", stage="train-student", config={}, parents=[data])
-    save_student(student, partial.path)
-    shutil.copyfile(data.path / "tokens.txt", partial.path / "tokens.txt")
-    return partial.commit(facts={**student_facts(student), "objective": "none", "text_normalizer": "upper-ascii-1"})
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     """A student of random weights, whose attention decides what it emits, evaluated from the command line."""
     root = tmp_path_factory.mktemp("chunks")
     manifest = make_corpus(root / "corpus", 12)
     data = prepare_data(PrepareDataConfig(source="manifest", manifest=str(manifest), test_share=0.4), out=root / "data")
-    torch.manual_seed(3)
-    student = Student(MODEL, int(data.facts["vocab_size"])).eval()
+    student = talkative_student(int(data.facts["vocab_size"]))
     with torch.no_grad():
-        student.encoder.feature_mean.fill_(-10.0)
-        student.encoder.feature_std.fill_(3.0)
         student.encoder.blocks[0].attention.output.weight.mul_(100)
-        student.joiner.output.weight.mul_(12)
-        student.joiner.output.bias.normal_()
-    save(root / "student", data, student)
+    commit_student(student, root / "student", data)
     artifacts = ["--artifacts-dir", str(root), "--params", str(params(root))]
     assert run(["evaluate", *artifacts, "--chunk-frames", "2,4,0", "--decoders", "greedy,ctc_greedy"]) == 0
     return Evaluated(data, student.state_dict(), load_artifact(root / "wer"))
@@ -93,9 +74,9 @@ def test_a_row_is_what_a_student_configured_so_gives(
     evaluated: Evaluated, tmp_path: Path, decoder: str, chunk_frames: int, left_context_chunks: int
 ) -> None:
     sizes = {"chunk_frames": chunk_frames, "left_context_chunks": left_context_chunks}
-    student = Student(MODEL.model_copy(update=sizes), int(evaluated.data.facts["vocab_size"]))
+    student = talkative_student(int(evaluated.data.facts["vocab_size"]), **sizes)
     student.load_state_dict(evaluated.weights)
-    save(tmp_path / "student", evaluated.data, student)
+    commit_student(student, tmp_path / "student", evaluated.data)
     configured = evaluate(
         EvaluateConfig.model_validate({"decoders": [decoder], "bootstrap_samples": 100, "device": "cpu"}),
         data=evaluated.data.path,

@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mvqkd.config import ModelConfig
 from mvqkd.data.features import log_mel
 from mvqkd.data.tokens import Tokens
 from mvqkd.decode.onnx_runtime import OFFLINE, graph_file
@@ -21,6 +20,7 @@ from mvqkd.export.graphs import export_offline
 from mvqkd.export.quantize import quantize_matmuls
 from mvqkd.student.model import Student
 from mvqkd.testing.corpus import WORDS, synthesize
+from mvqkd.testing.student import talkative_student
 
 LETTERS = sorted(set("".join(WORDS)))
 
@@ -38,35 +38,12 @@ class Exported:
         return TorchTransducer(self.student)
 
 
-def random_student(vocab_size: int) -> Student:
-    """Untrained weights, scaled so that greedy decoding emits many different symbols and is rarely near a tie."""
-    torch.manual_seed(3)
-    config = ModelConfig(
-        encoder_dim=32,
-        num_encoder_layers=1,
-        num_heads=2,
-        feedforward_dim=64,
-        conv_kernel=5,
-        chunk_frames=4,
-        left_context_chunks=2,
-        decoder_dim=32,
-        joiner_dim=32,
-    )
-    student = Student(config, vocab_size).eval()
-    with torch.no_grad():
-        student.encoder.feature_mean.fill_(-10.0)
-        student.encoder.feature_std.fill_(3.0)
-        student.joiner.output.weight.mul_(12)
-        student.joiner.output.bias.normal_()
-    return student
-
-
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     tokens = Tokens.train(["".join(LETTERS)], "char", 0)
-    student = random_student(tokens.vocab_size)
+    student = talkative_student(tokens.vocab_size)
     graphs: dict[str, Any] = dict(export_offline(student, opset=18, lineage={"student-checkpoint": "0123abcd"}))
     graphs["encoder.int8"] = quantize_matmuls(graphs["encoder"])
     bundle = tmp_path_factory.mktemp("bundle")

@@ -13,20 +13,11 @@ import torch
 from mvqkd.config import TrainStudentConfig, load_section
 from mvqkd.data.batches import Batch
 from mvqkd.student.model import Student
+from mvqkd.testing.student import TINY_TRAINING
 from mvqkd.train.distillation import CodebookObjective
 from mvqkd.train.losses import TrainingLosses
 
-TINY = {
-    "spec_augment": False,
-    "model.encoder_dim": 32,
-    "model.num_heads": 2,
-    "model.num_encoder_layers": 2,
-    "model.feedforward_dim": 64,
-    "model.conv_kernel": 5,
-    "model.decoder_dim": 32,
-    "model.joiner_dim": 32,
-    "model.dropout": 0.0,
-}
+TINY = {**TINY_TRAINING, "spec_augment": False, "model.dropout": 0.0}
 
 
 @dataclass
