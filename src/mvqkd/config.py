@@ -289,8 +289,8 @@ class TrainStudentConfig(Section):
     )
     checkpoint_activations: bool = Field(
         False,
-        description="keep only the input of each encoder block and compute the rest again in the backward pass: 0.4 to "
-        "0.65 of a step's memory for 1.2 to 1.4 of its time (120 s of speech, CPU); for batches that do not fit",
+        description="keep only the input of each encoder block and compute the rest again in the backward pass: about "
+        "half of a step's memory for a third more time, for batches that do not fit",
     )
     max_bad_batches: int = Field(
         10, ge=0, description="batches with a non-finite loss that are skipped before giving up"
