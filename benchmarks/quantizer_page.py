@@ -90,20 +90,19 @@ def _codes(rows: list[Row]) -> list[str]:
                 f"{row['vectors']:,}",
                 _share(row["vectors"] - row["different"], row["vectors"]),
                 row["different"],
-                row["ties"],
-                row["exact_is_ours"],
-                row["exact_is_theirs"],
+                row["same_in_float64"],
+                row["float64_is_ours"],
+                row["float64_is_theirs"],
             )
         )
     head = ("set", "channels", "codebooks × entries", "passes", "held-out vectors", "identical codes", "others")
     return [
         f"Same weights, same input, mode *exact* against the reference's own encode in blocks of {rows[0]['block']}.",
-        'Where two choices are as good as equal, rounding decides. "Ties" counts those of the others for which the',
-        f"reference itself gives our codes on some of {rows[0]['tie_copies']} copies of the vector, whose channels are",
-        "changed by no more than the last bit of float32. The last columns: for how many of the others the reference",
-        "computed in float64 gives our codes, and for how many its own of float32.",
+        "Where two candidates are equal up to the rounding of sums of hundreds of float32 numbers, each search keeps",
+        "another one. The last columns say so of the others: for how many both searches, computed in float64, give the",
+        "same codes, and for how many these are the ones that ours, and that the reference, gave in float32.",
         "",
-        *_table((*head, "ties", "float64: ours", "float64: its own"), body),
+        *_table((*head, "same in float64", "as ours", "as the reference"), body),
     ]
 
 

@@ -32,9 +32,6 @@ _ENVIRONMENT = threading.Lock()
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 WARM_UP_VECTORS = 64
 GEMM_SIZE = 2048
-# Float32 keeps 24 bits.
-ONE_ULP = 2.0**-23
-TIE_COPIES = 1024
 # What ``Quantizer.encode`` spends its time in, by the functions that do it.
 ENCODE_STEPS = {"first choice": "first_choice", "energies": "unary_energy", "passes": "search"}
 
@@ -227,19 +224,20 @@ def passes_until_fixed(codec: Any, folder: Path, vectors: Any, count: int, most:
 def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int) -> dict[str, Any]:
     """Compare our codes with the public implementation's own, both with the same weights and the same input.
 
-    Where codes differ, ``ties`` counts the vectors whose choice hangs on float32's rounding: the reference gives our
-    codes itself for some of ``TIE_COPIES`` copies, whose channels differ from the vector's by no more than that.
-    The reference in float64 is the judge of the vectors that differ: ``exact_is_ours``, ``exact_is_theirs``.
+    Vectors whose codes differ are judged in float64: ``same_in_float64`` counts those for which both searches then give
+    the same, so that rounding alone made the difference; ``float64_is_ours`` and ``float64_is_theirs`` those for which
+    that is what ours, and what the reference, gave in float32.
     """
     import torch
 
     from mvqkd.progress import Progress
     from mvqkd.quantizer.interop import from_multi_quantization, to_multi_quantization
+    from mvqkd.quantizer.precise import encode_precisely
     from quantizer_codecs import Reference, reference_of
 
     state = to_multi_quantization(_model(ours, folder), normalized_input=True)
     reference, imported = reference_of(state), from_multi_quantization(state)
-    data, generator = torch.from_numpy(_held_out(vectors, count)), torch.Generator().manual_seed(0)
+    data = torch.from_numpy(_held_out(vectors, count))
     theirs = []
     with Progress(f"reference, set {vectors.name}", total=count, unit="vector") as progress, torch.inference_mode():
         for block in data.split(Reference.block):
@@ -247,26 +245,23 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
             progress.advance(len(block))
     indexes = torch.cat(theirs)
     own = imported.encode(data, "exact", iterations).long()
-    different = (own != indexes).any(1).nonzero()[:, 0]
-    ties = 0
-    for row in different.tolist():
-        copies = data[row] * (1 + ONE_ULP * (2 * torch.rand(TIE_COPIES, data.shape[1], generator=generator) - 1))
-        with torch.inference_mode():
-            blocks = [reference.encode(x, iterations, as_bytes=False) for x in copies.split(Reference.block)]
-        ties += bool((torch.cat(blocks) == own[row]).all(1).any())
+    different = (own != indexes).any(1)
+    own, indexes, rows = own[different], indexes[different], data[different]
     reference.double()
     with torch.inference_mode():
-        exact = [reference.encode(data[row : row + 1].double(), iterations, as_bytes=False)[0] for row in different]
+        blocks = [reference.encode(row[None].double(), iterations, as_bytes=False) for row in rows]
+    precise = torch.cat([indexes[:0], *blocks])
+
+    def equal(codes: Any) -> int:
+        return int((codes == precise).all(1).sum())
+
     return {
         "vectors": count,
         "block": Reference.block,
-        "different": len(different),
-        "ties": ties,
-        "exact_is_ours": sum(bool((codes == own[row]).all()) for codes, row in zip(exact, different, strict=True)),
-        "exact_is_theirs": sum(
-            bool((codes == indexes[row]).all()) for codes, row in zip(exact, different, strict=True)
-        ),
-        "tie_copies": TIE_COPIES,
+        "different": len(rows),
+        "same_in_float64": equal(encode_precisely(imported, rows, iterations)),
+        "float64_is_ours": equal(own),
+        "float64_is_theirs": equal(indexes),
         "num_codebooks": imported.num_codebooks,
         "codebook_size": imported.codebook_size,
         "dim": imported.dim,

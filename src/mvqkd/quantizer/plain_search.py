@@ -48,7 +48,7 @@ def _refine_block(
     unary: Tensor, indexes: Tensor, tables: SearchTables, iterations: int, keep_best: bool, order: Tensor
 ) -> Tensor:
     best = indexes.clone()
-    best_gain = torch.zeros(len(indexes), device=unary.device)
+    best_gain = torch.zeros(len(indexes), dtype=unary.dtype, device=unary.device)
     gain = best_gain.clone()
     active = torch.arange(len(indexes), device=unary.device)
     current = indexes
