@@ -50,7 +50,7 @@ def _objectives(rows: Rows) -> list[str]:
             lines.append(
                 f"| {name} | {', '.join(str(row['seed']) for row in mine)} | {_percent(mean('wer'))} | {each} |"
                 f" {_percent(mean('wer_beam'))} | {_percent(mean('wer_ctc'))} | {mean('storage_bytes') / 1e6:,.1f} MB |"
-                f" {mean('step_s'):.3f} | {mean('epoch_s'):.0f} | {mean('peak_bytes') / 2**30:.2f} GiB |"
+                f" {mean('step_s'):.3f} | {mean('epoch_s'):.0f} | {_peak(mine)} |"
             )
     return [*lines, ""]
 
@@ -133,6 +133,11 @@ def _of(rows: Rows, variant: str) -> Rows:
 
 def _mean_of(rows: Rows) -> Callable[[str], float]:
     return lambda name: statistics.fmean(row[name] for row in rows)
+
+
+def _peak(rows: Rows) -> str:
+    known = [row["peak_bytes"] for row in rows if row["peak_bytes"] is not None]
+    return f"{statistics.fmean(known) / 2**30:.2f} GiB" if known else "not measured"
 
 
 def _percent(share: float) -> str:

@@ -156,13 +156,24 @@ def run_key(variant: Variant, seed: int, budget: Budget, shared: Shared) -> str:
 
 
 def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared, work: Path) -> dict[str, Any]:
-    """Train and score one student, in a process of its own, whose peak memory is stated."""
+    """Train and score one student, in a process of its own, whose peak memory is stated; a killed run goes on."""
     config = train_config(variant, seed, budget)
     key = run_key(variant, seed, budget, shared)
-    student = train_student(config, **shared.paths(), out=work / f"student-{key}")  # type: ignore[arg-type]
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    decoders = EvaluateConfig(teacher_wer=False, decoders=["greedy", BEAM, "ctc_greedy"])
-    report = evaluate(decoders, data=shared.data.path, student=student.path, out=wer_folder(work, key))
+    peak_file = work / f"peak-{key}.json"
+
+    def train(out: Path) -> Artifact:
+        artifact = train_student(config, **shared.paths(), out=out)  # type: ignore[arg-type]
+        peak_file.write_text(str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), encoding="utf-8")
+        return artifact
+
+    student = _made(work / f"student-{key}", config, [shared.data], train)
+    scoring = EvaluateConfig(teacher_wer=False, decoders=["greedy", BEAM, "ctc_greedy"])
+    report = _made(
+        wer_folder(work, key),
+        scoring,
+        [shared.data, student],
+        lambda out: evaluate(scoring, data=shared.data.path, student=student.path, out=out),
+    )
     rows = report.figures["rows"]
     return {
         "key": key,
@@ -182,7 +193,7 @@ def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared,
         "steps": student.figures["num_steps"],
         "step_s": student.figures["median_step_s"],
         "epoch_s": student.wall_s / config.num_epochs,
-        "peak_bytes": peak_bytes,
+        "peak_bytes": int(peak_file.read_text(encoding="utf-8")) if peak_file.is_file() else None,
         "final_losses": {name: value for name, value in student.figures.items() if name.startswith("final_")},
         "chance_level": student.figures.get("distillation_chance_level"),
     }
