@@ -37,3 +37,13 @@ def bfloat16_is_fast(device: torch.device) -> bool:
         supported: bool = torch.cuda.is_bf16_supported()
         return supported
     return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in NATIVE_BFLOAT16)
+
+
+def take_one_torch_thread() -> None:
+    """Let the calling thread compute with one torch thread, whatever the others take.
+
+    It also changes the number of the process, which is that of MKL and of threads to come: whoever started this thread
+    must set that again.
+    """
+    torch.get_num_threads()  # from here on this thread has a number of its own
+    torch.set_num_threads(1)

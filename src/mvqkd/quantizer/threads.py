@@ -15,6 +15,8 @@ from threading import Barrier
 
 import torch
 
+from mvqkd.device import take_one_torch_thread
+
 # A thread takes its share in so many parts, so that all threads end at about the same time.
 PARTS_PER_THREAD = 2
 # Whether this thread is one of the pool's.
@@ -56,12 +58,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     def start(_: int) -> None:
         _OF_POOL.set(True)
-        torch.get_num_threads()  # from here on this thread has a number of its own
-        torch.set_num_threads(1)
+        take_one_torch_thread()
         all_started.wait()
 
     list(pool.map(start, range(threads)))
-    torch.set_num_threads(threads)  # the process has a number, too: that of MKL and of threads to come
+    torch.set_num_threads(threads)
     return pool
 
 

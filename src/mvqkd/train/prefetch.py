@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from mvqkd.device import take_one_torch_thread
+
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
@@ -18,8 +20,12 @@ def prefetch(items: Iterable[Item], load: Callable[[Item], Loaded]) -> Generator
     What ``load`` raises is raised where its result would have been yielded. Closing the generator waits for the item
     in hand. ``load`` must not draw from the global random generators, which are the caller's.
     """
-    # Asking makes torch give this thread the process's number of threads instead of one a core.
-    with ThreadPoolExecutor(1, thread_name_prefix="mvqkd-load", initializer=torch.get_num_threads) as pool:
+    threads = torch.get_num_threads()
+    # One: more threads in all than cores make those of the training step sleep where they would wait awake, which costs
+    # two fifths of the speed.
+    with ThreadPoolExecutor(1, thread_name_prefix="mvqkd-load", initializer=take_one_torch_thread) as pool:
+        pool.submit(int).result()
+        torch.set_num_threads(threads)
         ahead: Future[Loaded] | None = None
         for item in items:
             ready, ahead = ahead, pool.submit(load, item)

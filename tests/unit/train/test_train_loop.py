@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,19 @@ def test_prefetch_keeps_the_order_and_is_one_item_ahead() -> None:
     assert begun == [0, 1]
     assert [*loaded] == ["1", "2", "3", "4"]
     assert list(prefetch([], load)) == []
+
+
+def test_the_loading_thread_computes_alone_and_the_caller_keeps_its_threads() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        loaded = prefetch(range(3), lambda item: torch.get_num_threads())
+        assert next(loaded) == 1
+        assert torch.get_num_threads() == 3
+        assert [*loaded] == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_an_error_while_prefetching_comes_at_its_place_and_no_thread_is_left() -> None:
