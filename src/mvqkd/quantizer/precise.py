@@ -26,7 +26,7 @@ def encode_precisely(quantizer: Quantizer, x: Tensor, iterations: int = 5) -> Te
     normalized = quantizer.normalize(x).double()
     scale = (LOG_SCALE_SPEED * quantizer.logits_log_scale.double()).exp()
     logits = normalized * scale @ quantizer.logits_weight.double().T + quantizer.logits_bias.double()
-    first = logits.unflatten(1, (quantizer.num_codebooks, quantizer.codebook_size)).argmax(2)
+    first = logits.view(len(x), quantizer.num_codebooks, quantizer.codebook_size).argmax(2)
     tables = _tables(quantizer)
     unary = tables.squared_norm + normalized @ tables.products
     order = torch.arange(quantizer.num_codebooks, device=unary.device)
