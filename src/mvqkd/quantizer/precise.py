@@ -35,8 +35,8 @@ def encode_precisely(quantizer: Quantizer, x: Tensor, iterations: int = 5) -> Te
 
 def _tables(quantizer: Quantizer) -> SearchTables:
     size = quantizer.codebook_size
-    # The product of two float32 numbers is exact in float64; their scale is not, and is what encode uses.
-    centers = quantizer.effective_centers().double().flatten(0, 1)
+    scale = (LOG_SCALE_SPEED * quantizer.centers_log_scale.double()).exp()
+    centers = quantizer.centers.double().flatten(0, 1) * scale
     codebook = torch.arange(len(centers), device=centers.device) // size
     pairwise = (2 * centers @ centers.T).masked_fill(codebook[:, None] == codebook[None], 0.0)
     return SearchTables(-2 * centers.T, centers.square().sum(1), pairwise, quantizer.num_codebooks, size)
