@@ -32,10 +32,7 @@ def resolve_device(name: str) -> str:
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16."""
-    if device.type == "cuda":
-        supported: bool = torch.cuda.is_bf16_supported()
-        return supported
+    """Whether this is a CPU with instructions for products of bfloat16."""
     return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in NATIVE_BFLOAT16)
 
 

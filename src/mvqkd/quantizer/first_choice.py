@@ -51,7 +51,7 @@ def build_logits_table(weight: Tensor, bias: Tensor, num_codebooks: int, *, roug
     """
     weight, bias = weight.detach().contiguous(), bias.detach()
     whole_lanes = len(weight) // num_codebooks % LANES == 0
-    rough = weight.device.type == "cpu" and bfloat16_is_fast(weight.device) and whole_lanes if rough is None else rough
+    rough = bfloat16_is_fast(weight.device) and whole_lanes if rough is None else rough
     largest = weight.norm(dim=1).view(num_codebooks, -1).amax(1)
     margin = 2 * (ROUNDING + weight.shape[1] * FLOAT32_ROUNDING) * largest
     return LogitsTable(weight, bias, num_codebooks, (-weight).bfloat16().T.contiguous() if rough else None, margin)

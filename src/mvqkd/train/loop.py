@@ -233,7 +233,8 @@ class Trainer:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 where asked for, or where ``auto`` finds a processor that computes in it; None: float32."""
     if precision == "auto":
-        return torch.bfloat16 if bfloat16_is_fast(device) else None
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bfloat16_is_fast(device)
+        return torch.bfloat16 if fast else None
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
