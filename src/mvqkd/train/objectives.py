@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import TrainStudentConfig
@@ -19,6 +20,7 @@ from mvqkd.data.features import ArrayCache
 from mvqkd.data.sources import TRAIN, UNTRANSCRIBED
 from mvqkd.errors import ArtifactMismatchError, ConfigError
 from mvqkd.student.model import Student
+from mvqkd.teacher.base import Teacher
 from mvqkd.train.distillation import CodebookObjective, DistillationObjective, RegressionObjective
 
 
@@ -72,20 +74,13 @@ def _codebook_objective(
     _refuse_missing(indexes, "speeds", config.speeds, "perturbed audio has indexes of its own")
     _refuse_missing(indexes, "splits", _splits(config), "a student learns from every split that it is trained on")
     store = CodebookIndexStore(indexes)
-
-    def build(student: Student) -> DistillationObjective:
-        return CodebookObjective(
-            lambda cut: store.read(str(cut.id)),
-            Fraction(indexes.facts["rate_hz"]),
-            hidden_dim=student.config.encoder_dim,
-            num_codebooks=store.num_codebooks,
-            codebook_size=store.codebook_size,
-            predictor_layers=config.predictor_layers,
-            joint_prediction=config.joint_prediction,
-            delta_frames=config.delta_frames,
-            frame_offsets=store.frame_offsets,
-        )
-
+    build = _codebook_builder(
+        config,
+        lambda cut: store.read(str(cut.id)),
+        Fraction(indexes.facts["rate_hz"]),
+        (store.num_codebooks, store.codebook_size),
+        store.frame_offsets,
+    )
     return [data, fitted, indexes], build
 
 
@@ -120,22 +115,41 @@ def _live_codebook_objective(
     iterations = int(fitted.facts["refine_iterations"])
 
     def read_indexes(cut: Any) -> NDArray[np.uint8]:
-        embeddings, lengths = teacher.embed([load_audio(cut)])
-        return codec.encode(embeddings[0, : int(lengths[0])], iterations=iterations).cpu().numpy()
+        return codec.encode(_embed(teacher, cut), iterations=iterations).cpu().numpy()
+
+    sizes = codec.num_codebooks, codec.codebook_size
+    return [data, fitted, sample], _codebook_builder(config, read_indexes, teacher.rate_hz, sizes)
+
+
+def _codebook_builder(
+    config: TrainStudentConfig,
+    read_indexes: Callable[[Any], NDArray[np.uint8]],
+    rate_hz: Fraction,
+    sizes: tuple[int, int],
+    frame_offsets: tuple[int, int] | None = None,
+) -> Callable[[Student], DistillationObjective]:
+    """What builds the objective mvq, wherever indexes come from; sizes: codebooks, and entries of each."""
 
     def build(student: Student) -> DistillationObjective:
         return CodebookObjective(
             read_indexes,
-            teacher.rate_hz,
+            rate_hz,
             hidden_dim=student.config.encoder_dim,
-            num_codebooks=codec.num_codebooks,
-            codebook_size=codec.codebook_size,
+            num_codebooks=sizes[0],
+            codebook_size=sizes[1],
             predictor_layers=config.predictor_layers,
             joint_prediction=config.joint_prediction,
             delta_frames=config.delta_frames,
+            frame_offsets=frame_offsets,
         )
 
-    return [data, fitted, sample], build
+    return build
+
+
+def _embed(teacher: Teacher, cut: Any) -> Tensor:
+    """Embeddings float32 (T, D) of one cut."""
+    embeddings, lengths = teacher.embed([load_audio(cut)])
+    return embeddings[0, : int(lengths[0])]
 
 
 def _regression_objective(
@@ -152,8 +166,7 @@ def _regression_objective(
     frames = torch.from_numpy(values.astype(np.float32))
 
     def embed(cut: Any) -> NDArray[np.float16]:
-        embeddings, lengths = teacher.embed([load_audio(cut)])
-        return embeddings[0, : int(lengths[0])].cpu().numpy().astype(np.float16)
+        return _embed(teacher, cut).cpu().numpy().astype(np.float16)
 
     def build(student: Student) -> DistillationObjective:
         return RegressionObjective(
