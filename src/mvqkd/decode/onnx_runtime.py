@@ -26,13 +26,15 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Part = Literal["encoder", "decoder", "joiner"]
 
+Variant = Literal["offline", "streaming", "ctc"]
+
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "joiner")
-OFFLINE = "offline"
+OFFLINE, STREAMING, CTC = "offline", "streaming", "ctc"
 
 
-def graph_file(part: Part, *, int8: bool = False) -> str:
-    """Path of a graph of the offline transducer, relative to the bundle."""
-    return f"{OFFLINE}/{part}{'.int8' if int8 else ''}.onnx"
+def graph_file(part: Part | Literal["model"], *, int8: bool = False, variant: Variant = "offline") -> str:
+    """Path of a graph, relative to the bundle; the variant ctc has one graph, ``model``."""
+    return f"{variant}/{part}{'.int8' if int8 else ''}.onnx"
 
 
 class OnnxTransducer:
