@@ -21,7 +21,7 @@ RUN /opt/mvqkd/bin/pip install ${PIP_ARGS} -c constraints.txt "$(grep '^torch=='
 COPY pyproject.toml README.md LICENSE ./
 # hadolint ignore=SC2086
 RUN mkdir -p src/mvqkd \
-    && /opt/mvqkd/bin/pip install ${PIP_ARGS} -c constraints.txt '.[kfp,registry]' \
+    && /opt/mvqkd/bin/pip install ${PIP_ARGS} -c constraints.txt '.[pipeline,kfp,registry]' \
     && /opt/mvqkd/bin/pip uninstall --yes mvqkd
 
 COPY src src

@@ -66,7 +66,7 @@ $(VENV)/.torch: constraints-torch.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed: $(INPUTS) $(VENV)/.torch
-	$(PIP) install $(PIP_ARGS) -c constraints.txt -e .
+	$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[pipeline]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -12,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
+from mvqkd.cli.extras import BASE, PIPELINE, RUNTIME, installed_version, requirements
 from mvqkd.errors import MvqkdError
 
 _MINIMUM_FREE_GB = 2.0
@@ -20,6 +21,8 @@ _PROGRAMS = {
     "git": "apt-get install git; without it artifacts record no git SHA",
     "make": "apt-get install make; without it call the Makefile's commands by hand",
 }
+# The demo runs every stage and transcribes with what comes out; the other extras are a matter of choice.
+_DEMO_EXTRAS = (BASE, RUNTIME, PIPELINE)
 _CORPUS_PROGRAMS = {"apt-get": "apt", "dpkg-deb": "dpkg"}
 
 
@@ -79,62 +82,39 @@ def _machine() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    from packaging.requirements import Requirement
-
     tested = _tested_versions(Path.cwd() / "constraints.txt")
-    extras: dict[str, list[str]] = {}
-    num_required = 0
-    for text in importlib.metadata.requires("mvqkd") or []:
-        requirement = Requirement(text)
-        marker = requirement.marker
-        extra = next((name for name in _extras() if marker and marker.evaluate({"extra": name})), None)
-        if extra is not None and not (marker and marker.evaluate({"extra": ""})):
-            if _version(requirement.name) is None:
-                extras.setdefault(extra, []).append(requirement.name)
-            continue
-        num_required += 1
-        version = _version(requirement.name)
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            yield Check(
-                requirement.name,
-                False,
-                f"{version or 'not installed'}, needed {requirement.specifier or 'any version'}",
-                "make install, or pip install -c constraints.txt mvqkd",
-            )
-        elif tested.get(requirement.name.lower(), version) != version:
-            found = f"{version}, tested with {tested[requirement.name.lower()]}"
-            yield Check(requirement.name, None, found, "pip install -c constraints.txt mvqkd")
-    yield Check("required", True, f"{num_required} packages looked up; those that do not fit are listed above")
-    for extra in _extras():
-        absent = extras.get(extra, [])
-        found = f"without {', '.join(absent)}" if absent else "installed"
-        yield Check(
-            f"extra {extra}", None if absent else True, found, f"pip install -c constraints.txt 'mvqkd[{extra}]'"
-        )
-
-
-def _extras() -> list[str]:
-    return importlib.metadata.metadata("mvqkd").get_all("Provides-Extra") or []
-
-
-def _version(package: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
+    for extra, needed in requirements().items():
+        name = f"extra {extra}" if extra else "required"
+        remedy = f"pip install -c constraints.txt 'mvqkd[{extra}]'" if extra else "pip install -c constraints.txt mvqkd"
+        versions = {requirement: installed_version(requirement.name) for requirement in needed}
+        absent = [requirement.name for requirement, version in versions.items() if version is None]
+        ok = None if extra not in _DEMO_EXTRAS else False
+        if absent:
+            yield Check(name, ok, f"without {', '.join(absent)}", "make install" if ok is False else remedy)
+        else:
+            yield Check(name, True, f"{len(needed)} packages")
+        for requirement, version in versions.items():
+            if version is None:
+                continue
+            pinned = tested.get(canonicalize_name(requirement.name), version)
+            if not requirement.specifier.contains(version, prereleases=True):
+                yield Check(requirement.name, ok, f"{version}, needed {requirement.specifier}", remedy)
+            elif pinned != version and ok is False:
+                yield Check(requirement.name, None, f"{version}, tested with {pinned}", remedy)
 
 
 def _tested_versions(constraints: Path) -> dict[str, str]:
     if not constraints.is_file():
         return {}
     rows = [line.partition("==") for line in constraints.read_text(encoding="utf-8").splitlines() if "==" in line]
-    return {name.strip().lower().replace("_", "-"): version.strip() for name, _, version in rows if name[0] != "#"}
+    return {canonicalize_name(name.strip()): version.strip() for name, _, version in rows if name[0] != "#"}
 
 
 def _torch() -> Iterator[Check]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Check("torch", False, f"cannot be imported: {error}", "make install")
+        yield Check("torch", False, f"cannot be imported: {error}", "make install; transcribe does without")
         return
     yield Check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
     if torch.cuda.is_available():

@@ -47,6 +47,12 @@ def run(arguments: Sequence[str]) -> int:
             raise
         print(f"mvqkd {parsed.command}: {error}", file=sys.stderr)
         return EXIT_DOMAIN_ERROR
+    except ModuleNotFoundError as error:
+        missing = _module("mvqkd.cli.extras").missing_dependency(error, f"command {parsed.command}")
+        if parsed.debug or missing is None:
+            raise
+        print(f"mvqkd {parsed.command}: {missing}", file=sys.stderr)
+        return EXIT_DOMAIN_ERROR
     except KeyboardInterrupt:
         print(f"mvqkd {parsed.command}: interrupted; run it again to go on", file=sys.stderr)
         return 130

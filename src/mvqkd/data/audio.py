@@ -1,22 +1,23 @@
 """Reading recordings: always float32, one channel, 16 kHz.
 
-soundfile decodes WAV, FLAC, OGG and MP3; PyAV decodes what it cannot (G.722, AAC, ...). Other sampling rates are
-converted with soxr. More than one channel is refused unless the caller asks for a mix: which channel holds the
+soundfile decodes WAV, FLAC, OGG and MP3; PyAV, where it is installed, what soundfile cannot (G.722, AAC, ...). Other
+sampling rates are converted with soxr. More than one channel is refused unless the caller asks for a mix: which channel holds the
 speech is the user's knowledge.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvqkd.artifacts import file_sha256
-from mvqkd.errors import AudioError
+from mvqkd.errors import AudioError, MissingDependencyError
 from mvqkd.frames import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
@@ -40,38 +41,58 @@ def decode_file(path: Path) -> Decoded:
 
     Raises:
         AudioError: no such file, or neither soundfile nor PyAV finds audio in it.
+        MissingDependencyError: soundfile finds no audio in it, and PyAV is not installed.
+    """
+    if not path.is_file():
+        raise AudioError(f"recording {path}", expected="a file", got="no such file", next_step="check the path")
+    with path.open("rb") as stream:
+        return decode_stream(stream, f"recording {path}")
+
+
+def decode_stream(stream: BinaryIO, subject: str) -> Decoded:
+    """Decode an audio file that is open, or in memory, and can be sought in; see ``decode_file``.
+
+    Args:
+        subject: what error messages call it.
     """
     import soundfile
 
-    if not path.is_file():
-        raise AudioError(f"recording {path}", expected="a file", got="no such file", next_step="check the path")
     try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, rate_hz = soundfile.read(stream, dtype="float32", always_2d=True)
         return Decoded(np.ascontiguousarray(samples.T), int(rate_hz), by_soundfile=True)
     except soundfile.LibsndfileError as error:
-        return _decode_with_av(path, str(error).rpartition(": ")[2])
+        stream.seek(0)
+        return _decode_with_av(stream, subject, str(error).rpartition(": ")[2])
 
 
-def _decode_with_av(path: Path, earlier_error: str) -> Decoded:
-    import av
+def _decode_with_av(stream: BinaryIO, subject: str, earlier_error: str) -> Decoded:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            subject,
+            expected="WAV, FLAC, OGG or MP3, or the package av for other formats",
+            got=f"a file that soundfile cannot decode ({earlier_error.strip(' .')}), and no av",
+            next_step="pip install av, or convert it to 16 kHz mono WAV",
+        ) from error
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(stream) as container:
             if not container.streams.audio:
                 raise ValueError("no audio stream")
-            stream = container.streams.audio[0]
-            rate_hz = int(stream.rate)
+            track = container.streams.audio[0]
+            rate_hz = int(track.rate)
             to_float = av.AudioResampler(format="fltp")
-            frames = [part for frame in container.decode(stream) for part in to_float.resample(frame)]
+            frames = [part for frame in container.decode(track) for part in to_float.resample(frame)]
             frames += to_float.resample(None)
         if not frames:
             raise ValueError("no audio frames")
         samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
     except (av.FFmpegError, ValueError, OSError) as error:
         raise AudioError(
-            f"recording {path}",
+            subject,
             expected="an audio file that soundfile or PyAV can decode",
-            got=f"{path.stat().st_size} bytes that neither can ({earlier_error.strip(' .')}; {error})",
+            got=f"{stream.seek(0, io.SEEK_END)} bytes that neither can ({earlier_error.strip(' .')}; {error})",
             next_step="replace or remove it, or convert it to 16 kHz mono WAV",
         ) from error
     return Decoded(np.ascontiguousarray(samples, dtype=np.float32), rate_hz, by_soundfile=False)
@@ -94,13 +115,17 @@ def read_audio(path: Path, *, mix_down: bool = False) -> Samples:
     Raises:
         AudioError: unreadable, empty, not finite, or more than one channel.
     """
-    decoded = decode_file(Path(path))
+    return one_channel(decode_file(Path(path)), f"recording {path}", mix_down=mix_down)
+
+
+def one_channel(decoded: Decoded, subject: str, *, mix_down: bool = False) -> Samples:
+    """What was decoded as float32 (samples,), 16 kHz, one channel; arguments and errors as for ``read_audio``."""
     if decoded.num_channels != 1 and not mix_down:
-        raise stereo_error(f"recording {path}", decoded)
+        raise stereo_error(subject, decoded)
     samples = decoded.samples.mean(axis=0, dtype=np.float32)
     if samples.size == 0 or not np.isfinite(samples).all():
         raise AudioError(
-            f"recording {path}",
+            subject,
             expected="finite samples",
             got="no samples" if samples.size == 0 else "NaN or infinite samples",
             next_step="replace or remove the file",
