@@ -1,8 +1,8 @@
 """Reading recordings: always float32, one channel, 16 kHz.
 
 soundfile decodes WAV, FLAC, OGG and MP3; PyAV, where it is installed, what soundfile cannot (G.722, AAC, ...). Other
-sampling rates are converted with soxr. More than one channel is refused unless the caller asks for a mix: which channel holds the
-speech is the user's knowledge.
+sampling rates are converted with soxr. More than one channel is refused unless the caller asks for a mix: which
+channel holds the speech is the user's knowledge.
 """
 
 from __future__ import annotations
