@@ -23,6 +23,10 @@ Ids = NDArray[np.int64]
 
 BEFORE_START = -1
 
+# Frames that greedy search over one utterance joins in one call: a call costs as much as some tens of rows. Measured
+# by benchmarks/search.py.
+_JOINED_AHEAD = 8
+
 
 class Transducer(Protocol):
     """Predictor and joiner of a transducer, as a search calls them; torch and onnxruntime implement it."""
@@ -54,26 +58,31 @@ class Hypothesis:
     log_prob: float = 0.0
 
 
-def greedy_search(model: Transducer, encoded: Floats, num_frames: Ids) -> list[Hypothesis]:
+def greedy_search(
+    model: Transducer, encoded: Floats, num_frames: Ids, contexts: Sequence[tuple[int, ...]] = ()
+) -> list[Hypothesis]:
     """Take the best symbol of every frame.
 
     Args:
         encoded: float32 (N, S, J), projected encoder output. Frames at or past num_frames[n] are ignored.
         num_frames: int64 (N,).
+        contexts: the C symbols before each utterance, where it goes on from another one; see ``start_context``.
     Returns:
-        One hypothesis an utterance, in order.
+        One hypothesis an utterance, in order; symbols of ``contexts`` are not in it.
     """
     predict = _CachedPredictor(model)
-    contexts = [_start(model.context_size)] * len(encoded)
+    contexts = list(contexts) or [start_context(model.context_size)] * len(encoded)
+    if len(encoded) == 1:
+        return [_greedy_alone(model, predict, encoded[0, : int(num_frames[0])], contexts[0])]
     predicted = predict(contexts)
     tokens: list[list[int]] = [[] for _ in contexts]
     frames: list[list[int]] = [[] for _ in contexts]
     log_probs = np.zeros(len(encoded))
     for frame in range(int(num_frames.max(initial=0))):
         active = np.flatnonzero(num_frames > frame)
-        scores = log_softmax(model.join(encoded[active, frame], predicted[active]))
-        best = scores.argmax(axis=1)
-        log_probs[active] += scores[np.arange(len(active)), best]
+        logits = model.join(encoded[active, frame], predicted[active])
+        best = logits.argmax(axis=1)
+        log_probs[active] += _best_log_probs(logits)
         emitting = (best != BLANK_ID) & (best != UNKNOWN_ID)
         rows = active[emitting].tolist()
         for row, token in zip(rows, best[emitting].tolist(), strict=True):
@@ -87,6 +96,33 @@ def greedy_search(model: Transducer, encoded: Floats, num_frames: Ids) -> list[H
     ]
 
 
+def _greedy_alone(
+    model: Transducer, predict: _CachedPredictor, encoded: Floats, context: tuple[int, ...]
+) -> Hypothesis:
+    """Greedy search over one utterance, ``encoded`` (S, J), several frames a call of the joiner.
+
+    The predictor's output stays until a symbol is emitted: frames are joined ahead with it, and what lies behind the
+    first of them that emits is joined again. In a batch the rows fill the call, and this would only waste work.
+    """
+    tokens: list[int] = []
+    frames: list[int] = []
+    path: list[Floats] = []
+    first = 0
+    while first < len(encoded):
+        ahead = encoded[first : first + _JOINED_AHEAD]
+        logits = model.join(ahead, np.repeat(predict([context]), len(ahead), axis=0))
+        for offset, token in enumerate(logits.argmax(axis=1).tolist()):
+            if token not in (BLANK_ID, UNKNOWN_ID):
+                tokens.append(token)
+                frames.append(first + offset)
+                context = (*context[1:], token)
+                break
+        path.append(logits[: offset + 1])
+        first += offset + 1
+    log_prob = _best_log_probs(np.concatenate(path)).sum() if path else 0.0
+    return Hypothesis(tuple(tokens), tuple(frames), float(log_prob))
+
+
 def modified_beam_search(
     model: Transducer, encoded: Floats, num_frames: Ids, *, beam_size: int = 4
 ) -> list[Hypothesis]:
@@ -98,7 +134,7 @@ def modified_beam_search(
     Args and returns: as ``greedy_search``.
     """
     predict = _CachedPredictor(model)
-    start = _start(model.context_size)
+    start = start_context(model.context_size)
     beams: list[dict[tuple[int, ...], Hypothesis]] = [{(): Hypothesis()} for _ in range(len(encoded))]
     for frame in range(int(num_frames.max(initial=0))):
         active = np.flatnonzero(num_frames > frame).tolist()
@@ -165,12 +201,19 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return shifted
 
 
+def _best_log_probs(logits: Floats) -> NDArray[np.float64]:
+    """Log-probability of the best symbol over the last axis, in float64."""
+    wide = logits.astype(np.float64)
+    return -np.log(np.exp(wide - wide.max(axis=-1, keepdims=True)).sum(axis=-1))
+
+
 def _log_add(a: float, b: float) -> float:
     high, low = max(a, b), min(a, b)
     return high + math.log1p(math.exp(low - high))
 
 
-def _start(context_size: int) -> tuple[int, ...]:
+def start_context(context_size: int) -> tuple[int, ...]:
+    """The C symbols before the first one."""
     return (BEFORE_START,) * (context_size - 1) + (BLANK_ID,)
 
 
