@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvqkd.data.tokens import BLANK_ID, UNKNOWN_ID
+from mvqkd.decode.hotwords import ContextGraph
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 BEFORE_START = -1
+NO_HOTWORDS = ContextGraph(())
 
 # Frames that greedy search over one utterance joins in one call: a call costs as much as some tens of rows. Measured
 # by benchmarks/search.py.
@@ -124,54 +126,80 @@ def _greedy_alone(
 
 
 def modified_beam_search(
-    model: Transducer, encoded: Floats, num_frames: Ids, *, beam_size: int = 4
+    model: Transducer,
+    encoded: Floats,
+    num_frames: Ids,
+    *,
+    beam_size: int = 4,
+    hotwords: ContextGraph = NO_HOTWORDS,
 ) -> list[Hypothesis]:
     """Keep the ``beam_size`` best hypotheses a frame; those with equal symbols are merged by adding probabilities.
 
-    The winner is the hypothesis with the best log-probability a symbol, start context included, which is the rule
-    of icefall and sherpa-onnx.
+    The winner is the hypothesis with the best log-probability a symbol, start context included. That is the rule of
+    icefall and sherpa-onnx, as is when the bonus of a hotword counts: after the ``beam_size`` were chosen.
 
-    Args and returns: as ``greedy_search``.
+    Args and returns: as ``greedy_search``; ``log_prob`` is without any bonus.
     """
     predict = _CachedPredictor(model)
     start = start_context(model.context_size)
-    beams: list[dict[tuple[int, ...], Hypothesis]] = [{(): Hypothesis()} for _ in range(len(encoded))]
+    beams = [[_Path((), (), 0.0, hotwords.root, 0.0)] for _ in range(len(encoded))]
     for frame in range(int(num_frames.max(initial=0))):
         active = np.flatnonzero(num_frames > frame).tolist()
-        hypotheses = [list(beams[row].values()) for row in active]
-        contexts = [(*start, *h.tokens[-len(start) :])[-len(start) :] for beam in hypotheses for h in beam]
-        rows = np.repeat(active, [len(beam) for beam in hypotheses])
-        scores = log_softmax(model.join(encoded[rows, frame], predict(contexts)))
-        scores += np.array([h.log_prob for beam in hypotheses for h in beam])[:, None]
+        paths = [path for row in active for path in beams[row]]
+        rows = np.repeat(active, [len(beams[row]) for row in active])
+        predicted = predict([(*start, *path.tokens[-len(start) :])[-len(start) :] for path in paths])
+        scores = log_softmax(model.join(encoded[rows, frame], predicted))
+        scores += np.array([path.score for path in paths])[:, None]
         first = 0
-        for row, beam in zip(active, hypotheses, strict=True):
-            beams[row] = _extend(beam, scores[first : first + len(beam)], frame, beam_size)
+        for row in active:
+            beam = beams[row]
+            beams[row] = _extend(beam, scores[first : first + len(beam)], frame, beam_size, hotwords)
             first += len(beam)
-    return [max(beam.values(), key=lambda h: h.log_prob / (len(h.tokens) + len(start))) for beam in beams]
+    best = [max(beam, key=lambda path: path.final(hotwords) / (len(path.tokens) + len(start))) for beam in beams]
+    return [Hypothesis(path.tokens, path.frames, path.log_prob) for path in best]
+
+
+class _Path(NamedTuple):
+    """A hypothesis in a beam: its state in the graph of hotwords follows from its tokens, and so does its bonus."""
+
+    tokens: tuple[int, ...]
+    frames: tuple[int, ...]
+    log_prob: float
+    state: int
+    bonus: float
+
+    @property
+    def score(self) -> float:
+        return self.log_prob + self.bonus
+
+    def final(self, hotwords: ContextGraph) -> float:
+        return self.score - hotwords.unfinished(self.state)
 
 
 def _extend(
-    beam: list[Hypothesis], scores: NDArray[np.float64], frame: int, beam_size: int
-) -> dict[tuple[int, ...], Hypothesis]:
-    """The best continuations of a beam, merged. ``scores`` (H, V): log-probabilities of hypothesis and symbol."""
+    beam: list[_Path], scores: NDArray[np.float64], frame: int, beam_size: int, hotwords: ContextGraph
+) -> list[_Path]:
+    """The best continuations of a beam, merged. ``scores`` (H, V): of hypothesis and symbol."""
     flat = scores.reshape(-1)
     keep = min(beam_size, flat.size)
     best = np.argpartition(-flat, keep - 1)[:keep]
-    extended: dict[tuple[int, ...], Hypothesis] = {}
+    extended: dict[tuple[int, ...], _Path] = {}
     # By score, then by position: which of two equal scores comes first must not depend on argpartition.
     for position in best[np.lexsort((best, -flat[best]))].tolist():
         source, token = divmod(position, scores.shape[1])
-        hypothesis, log_prob = beam[source], float(flat[position])
+        path = beam[source]
+        log_prob = float(flat[position]) - path.bonus
         if token in (BLANK_ID, UNKNOWN_ID):
-            tokens, frames = hypothesis.tokens, hypothesis.frames
+            path = path._replace(log_prob=log_prob)
         else:
-            tokens, frames = (*hypothesis.tokens, token), (*hypothesis.frames, frame)
-        known = extended.get(tokens)
+            state, change = hotwords.step(path.state, token)
+            path = _Path((*path.tokens, token), (*path.frames, frame), log_prob, state, path.bonus + change)
+        known = extended.get(path.tokens)
         if known is not None:
             # The more probable path came first, so its emission times stay.
-            frames, log_prob = known.frames, _log_add(known.log_prob, log_prob)
-        extended[tokens] = Hypothesis(tokens, frames, log_prob)
-    return extended
+            path = known._replace(log_prob=_log_add(known.log_prob, path.log_prob))
+        extended[path.tokens] = path
+    return list(extended.values())
 
 
 def ctc_greedy_search(log_probs: Floats, num_frames: Ids) -> list[Hypothesis]:
