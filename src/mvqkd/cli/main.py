@@ -16,6 +16,7 @@ from mvqkd.errors import MvqkdError
 # name -> (module with add_arguments(parser) and run(arguments) -> exit code, one line of help)
 TOOLS: dict[str, tuple[str, str]] = {
     "transcribe": ("mvqkd.cli.transcribe", "print the text of audio files with a bundle or the current champion"),
+    "serve": ("mvqkd.cli.serve", "recognise speech over WebSocket and HTTP, with a page to try it (extra serve)"),
     "inspect": ("mvqkd.cli.inspect", "say what an artifact is, what it was made from and how good it is"),
     "merge-ci": ("mvqkd.cli.merge_ci", "join the parts that several ranks of encode-ci have written"),
     "summary": ("mvqkd.cli.summary", "collect the figures of all stages into artifacts/summary.json and a table"),

@@ -1,0 +1,1 @@
+"""``mvqkd serve``: speech recognition over WebSocket and HTTP, without torch."""
