@@ -336,7 +336,13 @@ class ExportOnnxConfig(Section):
 
     opset: int = Field(18, ge=18, le=23, description="oldest that the exporter supports, so that most runtimes load it")
     split: str = Field("test", description="split whose WER is the bundle's WER of record")
-    int8: bool = Field(True, description="also write a dynamically quantised encoder (MatMul only)")
+    int8: bool = Field(True, description="also write dynamically quantised graphs (MatMul only)")
+    chunk_frames: int = Field(
+        0,
+        ge=0,
+        description="student frames of 40 ms a chunk of the streaming graph: its latency. 0: as the student was trained, "
+        "or 16 where it was trained on whole utterances",
+    )
     max_difference: float = Field(1e-3, gt=0, description="largest absolute difference torch vs onnxruntime")
     min_token_agreement: float = Field(
         0.98, ge=0, le=1, description="share of utterances with equal greedy tokens, torch vs sherpa-onnx"

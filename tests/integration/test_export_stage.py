@@ -105,8 +105,15 @@ def test_alignments_give_the_counts_of_the_report(chain: Chain) -> None:
 
 
 def test_the_bundle_has_the_agreed_layout_and_describes_itself(chain: Chain) -> None:
+    parts = ("encoder", "decoder", "joiner")
     assert set(chain.bundle.files) == {
-        *("offline/encoder.onnx", "offline/decoder.onnx", "offline/joiner.onnx", "offline/encoder.int8.onnx"),
+        *(
+            f"{variant}/{part}{end}.onnx"
+            for variant in ("offline", "streaming")
+            for part in parts
+            for end in ("", ".int8")
+        ),
+        *("ctc/model.onnx", "ctc/model.int8.onnx", "offline.conf", "streaming.conf", "ctc.conf"),
         *("tokens.txt", "bundle.json", "README.md", "parity.json", "wer.json"),
     }
     described = json.loads((chain.bundle.path / "bundle.json").read_text())
@@ -114,18 +121,30 @@ def test_the_bundle_has_the_agreed_layout_and_describes_itself(chain: Chain) -> 
         assert entry == chain.bundle.files[name]
     assert set(described["files"]) == set(chain.bundle.files) - {"bundle.json", "README.md"}
     assert described["lineage"] == {"cut-manifest": chain.data.id, "student-checkpoint": chain.student.id}
-    for variant in described["variants"]["offline"].values():
-        assert set(variant.values()) <= set(chain.bundle.files)
+    graphs = {name for kind in described["variants"].values() for parts in kind.values() for name in parts.values()}
+    assert graphs == {name for name in chain.bundle.files if name.endswith(".onnx")}
     assert described["text_normalizer"] == chain.bundle.facts["text_normalizer"] == "upper-ascii-1"
 
 
 def test_the_wer_of_record_is_the_bundles_and_equals_torchs(chain: Chain) -> None:
     shipped, torch_report = WerReport.load(chain.bundle.path), WerReport.load(chain.report.path)
-    assert [row.name for row in shipped.rows] == ["onnxruntime/greedy", "onnxruntime-int8/greedy"]
+    assert [row.name for row in shipped.rows] == [
+        f"{runtime}/{decoder}"
+        for end in ("", "-int8")
+        for runtime, decoder in (
+            (f"onnxruntime{end}", "greedy"),
+            (f"onnxruntime-streaming{end}", "greedy"),
+            (f"onnxruntime{end}", "ctc_greedy"),
+        )
+    ]
     record, greedy = shipped.row("greedy", "onnxruntime"), torch_report.row("greedy", "torch")
     assert record is not None
     assert greedy is not None
     assert shipped.texts(record) == torch_report.texts(greedy)
+    ctc, torch_ctc = shipped.row("ctc_greedy", "onnxruntime"), torch_report.row("ctc_greedy", "torch")
+    assert ctc is not None
+    assert torch_ctc is not None
+    assert shipped.texts(ctc) == torch_report.texts(torch_ctc)
     assert any(shipped.texts(record)), "a student that says nothing proves nothing"
     errors = sum(word_errors(u.ref, u.hyp[record.name]).errors for u in shipped.utterances)
     assert record.wer == errors / shipped.num_words == chain.bundle.figures["wer_onnx"]
@@ -135,11 +154,13 @@ def test_the_wer_of_record_is_the_bundles_and_equals_torchs(chain: Chain) -> Non
 def test_parity_and_agreement_are_reported(chain: Chain) -> None:
     parity = json.loads((chain.bundle.path / "parity.json").read_text())
     assert parity["ok"] is True
-    assert len(parity["cases"]) > 15
+    assert len(parity["cases"]) > 30
     count = chain.bundle.figures["test_utterances"]
-    assert parity["sherpa"]["utterances"] == parity["sherpa"]["equal"] == count
+    assert set(parity["sherpa"]["variants"]) == {"offline", "streaming", "ctc"}
+    for agreement in parity["sherpa"]["variants"].values():
+        assert agreement == {"utterances": count, "equal": count, "disagreements": []}
     figures = chain.bundle.figures
-    assert figures["sherpa_agreement"] == 1.0
+    assert set(figures["sherpa_agreement"].values()) == {1.0}
     assert 0 < figures["max_difference"] < 1e-3
     assert figures["rtf_onnx"] > 0
 

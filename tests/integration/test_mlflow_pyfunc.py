@@ -19,7 +19,8 @@ from mvqkd.adapters.tracking import LoggedRun
 from mvqkd.artifacts import Artifact, PartialArtifact, write_json
 from mvqkd.config import ModelConfig
 from mvqkd.data.tokens import Tokens
-from mvqkd.decode.onnx_runtime import OnnxTransducer, graph_file
+from mvqkd.decode.onnx_graphs import graph_file
+from mvqkd.decode.onnx_runtime import OnnxTransducer
 from mvqkd.frames import SAMPLE_RATE_HZ
 
 MODEL = "tiny"
@@ -30,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A real bundle of an untrained student, small enough to export in seconds."""
     import torch
 
-    from mvqkd.export.graphs import export_offline
+    from mvqkd.export.graphs import write_graphs
     from mvqkd.student.model import Student
 
     torch.manual_seed(1)
@@ -41,9 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         # Untrained, it says blank all the time; without that there is something to compare.
         student.joiner.output.bias[0] -= 0.5
     partial = PartialArtifact(tmp_path_factory.mktemp("real") / "bundle", "onnx-bundle", stage="export-onnx", config={})
-    (partial.path / "offline").mkdir()
-    for part, graph in export_offline(student, opset=18, lineage={}).items():
-        (partial.path / graph_file(part)).write_bytes(graph.SerializeToString())
+    write_graphs(student, partial.path, opset=18, chunk_frames=4, lineage={}, int8=False)
     tokens.save(partial.path)
     write_json(partial.path / "bundle.json", {"lineage": {}})
     return partial.commit()

@@ -113,6 +113,7 @@ def encode_with_teacher(
         "dim": codec.dim,
         "rate_hz": teacher_embeddings.facts["rate_hz"],
         "teacher_id": teacher_embeddings.facts["teacher_id"],
+        "teacher_licence": teacher_embeddings.facts.get("teacher_licence", "not stated"),
         "layer": teacher_embeddings.facts["layer"],
         "quantizer_id": quantizer.id,
         "codec_id": codec.id,

@@ -38,6 +38,36 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return features
 
 
+class OnlineLogMel:
+    """Log-mel energies of audio that arrives in blocks: frame by frame what ``log_mel`` gives for all of it."""
+
+    def __init__(self) -> None:
+        import kaldi_native_fbank
+
+        self._fbank = kaldi_native_fbank.OnlineFbank(_options())
+
+    @property
+    def num_ready(self) -> int:
+        """Frames that can be had, counted from the first of all."""
+        return int(self._fbank.num_frames_ready)
+
+    def accept(self, samples: NDArray[np.float32]) -> None:
+        """Take the next samples, float32 (n,), 16 kHz, in [-1, 1]."""
+        self._fbank.accept_waveform(SAMPLE_RATE_HZ, np.ascontiguousarray(samples, dtype=np.float32))
+
+    def finish(self) -> None:
+        """Say that no audio follows, which makes the last frames ready."""
+        self._fbank.input_finished()
+
+    def frames(self, start: int, end: int) -> NDArray[np.float32]:
+        """Frames start .. end - 1, (end - start, 80); they must be ready and not forgotten."""
+        return np.stack([self._fbank.get_frame(frame) for frame in range(start, end)])
+
+    def forget(self, num_frames: int) -> None:
+        """Free the ``num_frames`` oldest frames that are still kept."""
+        self._fbank.pop(num_frames)
+
+
 @cache
 def _options() -> Any:
     import kaldi_native_fbank

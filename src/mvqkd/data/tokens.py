@@ -18,7 +18,7 @@ from mvqkd.errors import ConfigError, DataError
 
 BLANK, UNKNOWN, SPACE = "<blk>", "<unk>", "▁"
 BLANK_ID, UNKNOWN_ID = 0, 1
-TOKENS_FILE, BPE_FILE = "tokens.txt", "bpe.model"
+TOKENS_FILE, BPE_FILE, BPE_VOCAB_FILE = "tokens.txt", "bpe.model", "bpe.vocab"
 
 
 class Tokens:
@@ -84,6 +84,15 @@ class Tokens:
         if self._bpe_model is not None:
             with atomic_open(directory / BPE_FILE, "wb") as stream:
                 stream.write(self._bpe_model)
+
+    def save_bpe_vocabulary(self, directory: Path) -> None:
+        """Write bpe.vocab, ``piece<TAB>score`` lines, from which sherpa-onnx encodes hotwords; nothing without BPE."""
+        if self._processor is None:
+            return
+        with atomic_open(directory / BPE_VOCAB_FILE) as stream:
+            stream.writelines(
+                f"{symbol}\t{self._processor.get_score(token):g}\n" for token, symbol in enumerate(self.symbols)
+            )
 
     @classmethod
     def load(cls, directory: Path) -> Tokens:

@@ -21,9 +21,16 @@ from mvqkd.frames import STUDENT_RATE_HZ
 
 REPORT_FILE = "wer.json"
 
-Runtime = Literal["torch", "onnxruntime", "onnxruntime-int8", "teacher"]
+Runtime = Literal[
+    "torch",
+    "onnxruntime",
+    "onnxruntime-int8",
+    "onnxruntime-streaming",
+    "onnxruntime-streaming-int8",
+    "teacher",
+]
 TEACHER = "teacher"
-GREEDY = "greedy"
+GREEDY, CTC_GREEDY = "greedy", "ctc_greedy"
 
 
 class _Record(BaseModel):

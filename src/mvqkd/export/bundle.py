@@ -1,11 +1,15 @@
-"""What lies in a bundle beside the graphs: bundle.json for programs, README.md (the model card) for people.
+"""What lies in a bundle, and bundle.json, which says it to programs.
 
-    offline/{encoder,decoder,joiner}.onnx   float32 transducer
-    offline/encoder.int8.onnx               quantised encoder
-    tokens.txt                              `symbol id` lines
-    bundle.json  README.md                  this module
-    parity.json                             what was compared with torch and sherpa-onnx
-    wer.json                                the WER of record (``mvqkd.decode.report.WerReport``)
+    offline/{encoder,decoder,joiner}[.int8].onnx     transducer of whole utterances
+    streaming/{encoder,decoder,joiner}[.int8].onnx   the same weights, a chunk at a time
+    ctc/model[.int8].onnx                            the CTC head on the same encoder
+    tokens.txt                                       `symbol id` lines
+    bpe.vocab                                        BPE only: pieces with scores, for hotwords
+    {offline,streaming,ctc}.conf                     start sherpa-onnx's programs on a variant with --config
+    bundle.json                                      this module
+    README.md                                        the model card (``mvqkd.export.card``)
+    parity.json                                      what was compared with torch and sherpa-onnx
+    wer.json                                         the WER of record (``mvqkd.decode.report.WerReport``)
 
 Nothing volatile is inside: equal students give equal bytes.
 """
@@ -21,12 +25,13 @@ from mvqkd.artifacts import Artifact, atomic_open, file_sha256, write_json
 from mvqkd.config import ModelConfig
 from mvqkd.data.features import NUM_MELS
 from mvqkd.data.tokens import TOKENS_FILE
-from mvqkd.decode.onnx_runtime import OFFLINE, PARTS, graph_file
-from mvqkd.decode.report import GREEDY, WerReport
+from mvqkd.decode.onnx_graphs import VARIANTS, Variant, graph_file, parts_of
+from mvqkd.decode.report import WerReport
+from mvqkd.decode.streaming import TAIL_FRAMES, StreamingRecognizer
 from mvqkd.frames import FEATURE_RATE_HZ, SAMPLE_RATE_HZ, STUDENT_RATE_HZ, SUBSAMPLING_CONTEXT_FRAMES
 
 BUNDLE_FILE, CARD_FILE, PARITY_FILE = "bundle.json", "README.md", "parity.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -42,26 +47,46 @@ class BundleContents:
     report: WerReport
     parity: Mapping[str, Any]
     int8: bool
+    streaming: StreamingRecognizer
 
 
-def write_descriptions(directory: Path, contents: BundleContents) -> None:
-    """Write bundle.json and README.md beside the graphs, tokens.txt, parity.json and wer.json in ``directory``."""
+def write_record(directory: Path, contents: BundleContents) -> dict[str, Any]:
+    """Write the options for sherpa-onnx and bundle.json beside the graphs, tokens.txt, parity.json and wer.json.
+
+    Returns:
+        What bundle.json says.
+    """
+    for variant in VARIANTS:
+        with atomic_open(directory / f"{variant}.conf") as stream:
+            stream.writelines(f"{option}\n" for option in _sherpa_options(variant))
     described = bundle_record(directory, contents)
     write_json(directory / BUNDLE_FILE, described)
-    with atomic_open(directory / CARD_FILE) as stream:
-        stream.write(model_card(contents, described))
+    return described
 
 
 def bundle_record(directory: Path, contents: BundleContents) -> dict[str, Any]:
     """bundle.json: variants, how to compute features, lineage, scores and the digest of every other file."""
     report = contents.report
-    variants = {"float32": {part: graph_file(part) for part in PARTS}}
-    if contents.int8:
-        variants["int8"] = {**variants["float32"], "encoder": graph_file("encoder", int8=True)}
+    variants = {
+        variant: {
+            "int8" if int8 else "float32": {
+                part: graph_file(part, int8=int8, variant=variant) for part in parts_of(variant)
+            }
+            for int8 in ([False, True] if contents.int8 else [False])
+        }
+        for variant in VARIANTS
+    }
+    streaming = contents.streaming
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {
         "format": FORMAT,
-        "variants": {OFFLINE: variants},
+        "variants": variants,
+        "streaming": {
+            "chunk_frames": streaming.chunk_frames,
+            "chunk_s": streaming.chunk_s,
+            "latency_s": streaming.latency_s,
+            "tail_s": float(TAIL_FRAMES / STUDENT_RATE_HZ),
+        },
         "tokens": TOKENS_FILE,
         "vocab_size": contents.vocab_size,
         "token_type": contents.data.facts["token_type"],
@@ -90,7 +115,7 @@ def bundle_record(directory: Path, contents: BundleContents) -> dict[str, Any]:
             "utterances": report.num_utterances,
             "words": report.num_words,
         },
-        "wer": {row.runtime: row.wer for row in report.rows},
+        "wer": {row.name: row.wer for row in report.rows},
         "lineage": {
             contents.student.kind: contents.student.id,
             **contents.student.parents,
@@ -104,86 +129,7 @@ def bundle_record(directory: Path, contents: BundleContents) -> dict[str, Any]:
     }
 
 
-def model_card(contents: BundleContents, described: Mapping[str, Any]) -> str:
-    """README.md: how to run the bundle, how good it is, what it was made from, what it is not for."""
-    report, parity = contents.report, contents.parity
-    sizes = {name: entry["size_bytes"] / 1e6 for name, entry in described["files"].items()}
-    scores = "\n".join(
-        f"| {row.runtime} | {row.wer:.2%} | {row.interval_95[0]:.2%} .. {row.interval_95[1]:.2%} | {row.cer:.2%} "
-        f"| {row.insertions} / {row.deletions} / {row.substitutions} |"
-        for row in report.rows
-    )
-    lineage = "\n".join(f"| {kind} | `{artifact}` |" for kind, artifact in sorted(described["lineage"].items()))
-    graphs = "\n".join(
-        f"| `{name}` | {sizes[name]:.2f} MB |" for name in sorted(sizes) if name.startswith(f"{OFFLINE}/")
-    )
-    record = report.row(GREEDY, "onnxruntime")
-    assert record is not None
-    return f"""# Speech recognition bundle, student {contents.student.short_id}
-
-An offline transducer for 16 kHz speech, {contents.num_parameters / 1e6:.2f} M parameters, {contents.vocab_size}
-symbols ({contents.data.facts["token_type"]}). Word error rate of what is in this directory: **{record.wer:.2%}** on
-the {report.num_utterances} utterances ({report.num_words} words) of the split `{report.split}`.
-
-## Run it
-
-With sherpa-onnx, in this directory, on a mono WAV file of any sampling rate (`pip install sherpa-onnx soundfile`):
-
-```sh
-python -c '{_SHERPA_PROGRAM}' FILE.wav
-```
-
-With sherpa-onnx's own program:
-
-```sh
-sherpa-onnx-offline --tokens=tokens.txt --encoder=offline/encoder.onnx --decoder=offline/decoder.onnx \\
-  --joiner=offline/joiner.onnx --num-threads=1 FILE.wav
-```
-
-With mvqkd: `mvqkd transcribe --bundle . FILE.wav` (`--int8` for the quantised encoder).
-
-| graph | size |
-|---|---|
-{graphs}
-
-## How good it is
-
-Greedy decoding in onnxruntime, one utterance at a time; texts normalised by `{report.text_normalizer}`; the interval is
-a 95 % bootstrap over utterances.
-
-| runtime | WER | 95 % interval | CER | ins / del / sub |
-|---|---|---|---|---|
-{scores}
-
-Checked before it was written: every graph differs from the torch student by at most {parity["max_difference"]:g} on
-{len(parity["cases"])} inputs, and unmodified sherpa-onnx {parity["sherpa"]["version"]} found the torch student's tokens
-on {parity["sherpa"]["equal"]} of {parity["sherpa"]["utterances"]} test utterances (`parity.json`).
-
-## What it was made from
-
-Data: {contents.data.facts.get("source", "not stated")}; licence: {contents.data.facts.get("licence", "not stated")}.
-Distillation objective: {contents.student.facts.get("objective", "not stated")}.
-
-| artifact | id |
-|---|---|
-{lineage}
-
-## Intended use and limits
-
-Transcribes speech that is like its training data: that language, those speakers and channels. The score above says
-nothing about others; measure on recordings of your own before relying on it. Silence and noise can give spurious
-words. Recordings shorter than 70 ms have no frame to decode; long ones need memory that grows with the square of
-their length, so cut them at pauses (`mvqkd transcribe` does).
-"""
-
-
-_SHERPA_PROGRAM = """
-import sys, sherpa_onnx, soundfile
-recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
-    encoder="offline/encoder.onnx", decoder="offline/decoder.onnx", joiner="offline/joiner.onnx", tokens="tokens.txt")
-samples, rate = soundfile.read(sys.argv[1], dtype="float32")
-stream = recognizer.create_stream()
-stream.accept_waveform(rate, samples)
-recognizer.decode_stream(stream)
-print(stream.result.text)
-"""
+def _sherpa_options(variant: Variant) -> list[str]:
+    option_of = {"model": "zipformer-ctc-model"}
+    graphs = [(option_of.get(part, part), graph_file(part, variant=variant)) for part in parts_of(variant)]
+    return [f"--{option}={value}" for option, value in (*graphs, ("tokens", TOKENS_FILE), ("num-threads", 1))]

@@ -5,6 +5,7 @@ Shapes: N batch, T feature frames, S student frames, C context symbols, J joiner
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,31 +14,46 @@ from numpy.typing import NDArray
 
 from mvqkd.data.features import log_mel
 from mvqkd.decode.batching import pad_features
-from mvqkd.decode.onnx_runtime import OnnxTransducer, Part
+from mvqkd.decode.onnx_ctc import OnnxCtc
+from mvqkd.decode.onnx_runtime import OnnxTransducer
+from mvqkd.decode.streaming import StreamingRecognizer
 from mvqkd.decode.torch_runtime import TorchTransducer
 from mvqkd.errors import ExportParityError
-from mvqkd.frames import SAMPLE_RATE_HZ, SUBSAMPLING_CONTEXT_FRAMES
+from mvqkd.frames import (
+    SAMPLE_RATE_HZ,
+    SUBSAMPLING_CONTEXT_FRAMES,
+    num_feature_frames_for,
+    num_student_frames,
+)
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 _SEED = 0
+_NEXT_STEP = "report the student's sizes and the versions of torch, onnxscript and onnxruntime"
 
 
 @dataclass(frozen=True)
 class ParityCase:
     """One comparison. ``difference`` is the largest absolute one over all real frames; inf where one side has NaN."""
 
-    part: Part
+    part: str
     input: str
     shape: tuple[int, ...]
     difference: float
 
 
 def check_parity(
-    reference: TorchTransducer, exported: OnnxTransducer, features: Sequence[Floats], max_difference: float
+    reference: TorchTransducer,
+    offline: OnnxTransducer,
+    streaming: StreamingRecognizer,
+    ctc: OnnxCtc,
+    features: Sequence[Floats],
+    max_difference: float,
 ) -> list[ParityCase]:
-    """Compare every part on real audio, odd lengths, an unequal batch, silence, a 100 ms clip and random contexts.
+    """Compare every graph on real audio, odd lengths, an unequal batch, silence, a 100 ms clip and random contexts.
+
+    The streaming encoder is compared, chunk by chunk, with torch's whole utterance in the same chunks.
 
     Args:
         features: float32 (T, 80) of real utterances, at least one.
@@ -47,16 +63,17 @@ def check_parity(
     Raises:
         ExportParityError: naming part, input and difference of the worst comparison, or frame counts that differ.
     """
-    cases = list(_compare_encoders(reference, exported, features))
-    cases += _compare_decoders(reference, exported)
-    cases += _compare_joiners(reference, exported, features)
+    cases = list(_compare_encoders(reference, offline, ctc, features))
+    cases += _compare_streaming(reference, streaming, features)
+    cases += _compare_decoders(reference, offline)
+    cases += _compare_joiners(reference, offline, features)
     worst = max(cases, key=lambda case: case.difference)
     if not worst.difference <= max_difference:
         raise ExportParityError(
             f"{worst.part}, input {worst.input} {list(worst.shape)}",
             expected=f"torch and onnxruntime to differ by at most {max_difference:g}",
             got=f"{worst.difference:.3g}",
-            next_step="report the student's sizes and the versions of torch, onnxscript and onnxruntime",
+            next_step=_NEXT_STEP,
         )
     return cases
 
@@ -81,23 +98,83 @@ def encoder_inputs(features: Sequence[Floats]) -> dict[str, list[Floats]]:
 
 
 def _compare_encoders(
-    reference: TorchTransducer, exported: OnnxTransducer, features: Sequence[Floats]
+    reference: TorchTransducer, offline: OnnxTransducer, ctc: OnnxCtc, features: Sequence[Floats]
 ) -> Iterator[ParityCase]:
     for name, batch in encoder_inputs(features).items():
         padded, lengths = pad_features(batch)
-        expected, frames = reference.encode(padded, lengths)
-        got, got_frames = exported.encode(padded, lengths)
-        if not np.array_equal(frames, got_frames) or expected.shape != got.shape:
-            raise ExportParityError(
-                f"encoder, input {name} {list(padded.shape)}",
-                expected=f"{frames.tolist()} student frames in {list(expected.shape)}",
-                got=f"{got_frames.tolist()} in {list(got.shape)}",
-                next_step="report the student's sizes and the versions of torch, onnxscript and onnxruntime",
+        hidden, frames = reference.hidden(padded, lengths)
+        for part, expected, (got, got_frames) in (
+            ("encoder", reference.project(hidden), offline.encode(padded, lengths)),
+            ("ctc model", reference.ctc_log_probs(hidden), ctc.log_probs(padded, lengths)),
+        ):
+            if not np.array_equal(frames, got_frames) or expected.shape != got.shape:
+                raise ExportParityError(
+                    f"{part}, input {name} {list(padded.shape)}",
+                    expected=f"{frames.tolist()} student frames in {list(expected.shape)}",
+                    got=f"{got_frames.tolist()} in {list(got.shape)}",
+                    next_step=_NEXT_STEP,
+                )
+            difference = max(
+                _difference(e[:count], g[:count]) for e, g, count in zip(expected, got, frames.tolist(), strict=True)
             )
-        difference = max(
-            _difference(e[:count], g[:count]) for e, g, count in zip(expected, got, frames.tolist(), strict=True)
+            yield ParityCase(part, name, padded.shape, difference)
+
+
+def _compare_streaming(
+    reference: TorchTransducer, streaming: StreamingRecognizer, features: Sequence[Floats]
+) -> Iterator[ParityCase]:
+    silence = log_mel(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32))
+    by_length = sorted(features, key=len)
+    shortest, longest = (_whole_chunks(item, streaming, silence) for item in (by_length[0], by_length[-1]))
+    inputs = {
+        "shortest utterance": [shortest],
+        "longest utterance": [longest],
+        "one second of silence": [_whole_chunks(silence, streaming, silence)],
+        # Chunks that belong to other places of their streams meet in one batch.
+        "two streams, one a chunk ahead": [longest, longest[streaming.feature_shift :]],
+    }
+    for name, streams in inputs.items():
+        expected = [_whole_utterance(reference, item, streaming.chunk_frames) for item in streams]
+        got = _chunk_by_chunk(streaming, streams)
+        difference = max(_difference(e, g) for e, g in zip(expected, got, strict=True))
+        yield ParityCase("streaming encoder", name, (len(streams), *streams[0].shape), difference)
+
+
+def _whole_chunks(features: Floats, streaming: StreamingRecognizer, silence: Floats) -> Floats:
+    """Features of at least three chunks, silence at their end where they do not fill the last one."""
+    chunks = max(3, math.ceil(num_student_frames(len(features)) / streaming.chunk_frames))
+    wanted = num_feature_frames_for(chunks * streaming.chunk_frames)
+    padding = np.resize(silence[len(silence) // 2], (max(0, wanted - len(features)), features.shape[1]))
+    return np.concatenate([features, padding])[:wanted]
+
+
+def _whole_utterance(reference: TorchTransducer, features: Floats, chunk_frames: int) -> Floats:
+    hidden, _ = reference.hidden(*pad_features([features]), chunk_frames=chunk_frames)
+    whole: Floats = reference.project(hidden)[0]
+    return whole
+
+
+def _chunk_by_chunk(streaming: StreamingRecognizer, streams: Sequence[Floats]) -> list[Floats]:
+    """Output of each stream, the first of which gets its first chunk before the others begin."""
+    caches = [streaming.empty_caches() for _ in streams]
+    done = [0] * len(streams)
+    outputs: list[list[Floats]] = [[] for _ in streams]
+    shift, width = streaming.feature_shift, streaming.feature_frames
+    first_turn = True
+    while running := [
+        row for row, item in enumerate(streams) if done[row] * shift + width <= len(item) and not (first_turn and row)
+    ]:
+        first_turn = False
+        output, new = streaming.encode_chunk(
+            np.stack([streams[row][done[row] * shift :][:width] for row in running]),
+            [caches[row] for row in running],
+            [done[row] for row in running],
         )
-        yield ParityCase("encoder", name, padded.shape, difference)
+        for position, row in enumerate(running):
+            outputs[row].append(output[position])
+            caches[row] = new[position]
+            done[row] += 1
+    return [np.concatenate(parts) for parts in outputs]
 
 
 def _compare_decoders(reference: TorchTransducer, exported: OnnxTransducer) -> Iterator[ParityCase]:

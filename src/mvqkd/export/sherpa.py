@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvqkd.data.tokens import SPACE, TOKENS_FILE
-from mvqkd.decode.onnx_runtime import graph_file
+from mvqkd.decode.onnx_graphs import OFFLINE, Variant, graph_file, parts_of
 from mvqkd.errors import ExportParityError, MissingDependencyError
 
 _WORKER = Path(__file__).with_name("sherpa_worker.py")
@@ -26,10 +26,11 @@ _WORKER = Path(__file__).with_name("sherpa_worker.py")
 
 @dataclass(frozen=True)
 class SherpaResult:
-    """Symbols as tokens.txt names them, and the text with single spaces."""
+    """Symbols as tokens.txt names them, the text with single spaces, and that of each segment between endpoints."""
 
     symbols: tuple[str, ...]
     text: str
+    segments: tuple[str, ...]
 
 
 class SherpaDecoder:
@@ -58,7 +59,7 @@ class SherpaDecoder:
         symbols = tuple(
             SPACE + symbol.removeprefix(" ") if symbol.startswith(" ") else symbol for symbol in answer["tokens"]
         )
-        return SherpaResult(symbols, " ".join(answer["text"].split()))
+        return SherpaResult(symbols, _words(answer["text"]), tuple(_words(text) for text in answer["segments"]))
 
     def _read(self, doing: str) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -81,14 +82,12 @@ class SherpaDecoder:
 
 @contextlib.contextmanager
 def open_sherpa(
-    bundle_dir: Path,
-    *,
-    int8: bool = False,
-    decoding_method: Literal["greedy_search", "modified_beam_search"] = "greedy_search",
-    max_active_paths: int = 4,
+    bundle_dir: Path, *, variant: Variant = OFFLINE, int8: bool = False, **options: str | float
 ) -> Iterator[SherpaDecoder]:
-    """Start sherpa-onnx on a bundle, one thread; it ends with the block.
+    """Start sherpa-onnx on a variant of a bundle, one thread; it ends with the block.
 
+    Args:
+        options: further arguments of sherpa-onnx's recogniser: decoding_method, hotwords_file, ...
     Raises:
         MissingDependencyError: sherpa-onnx is not installed.
         ExportParityError: it refuses the bundle.
@@ -97,24 +96,23 @@ def open_sherpa(
         raise MissingDependencyError(
             "export-onnx", expected="the package sherpa-onnx", got="none", next_step="pip install sherpa-onnx"
         )
-    int8_encoder = graph_file("encoder", int8=True)
-    arguments = {
-        "encoder": str(bundle_dir / (int8_encoder if int8 else graph_file("encoder"))),
-        "decoder": str(bundle_dir / graph_file("decoder")),
-        "joiner": str(bundle_dir / graph_file("joiner")),
-        "tokens": str(bundle_dir / TOKENS_FILE),
-        "num_threads": 1,
-        "decoding_method": decoding_method,
-        "max_active_paths": max_active_paths,
+    graphs = {part: str(bundle_dir / graph_file(part, int8=int8, variant=variant)) for part in parts_of(variant)}
+    order: dict[str, Any] = {
+        "variant": variant,
+        "arguments": {**graphs, "tokens": str(bundle_dir / TOKENS_FILE), "num_threads": 1, **options},
     }
     # -P: the worker's folder must not shadow installed modules.
-    command = [sys.executable, "-P", str(_WORKER), json.dumps(arguments)]
+    command = [sys.executable, "-P", str(_WORKER), json.dumps(order)]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         try:
-            yield SherpaDecoder(process, errors, f"bundle {bundle_dir}")
+            yield SherpaDecoder(process, errors, f"bundle {bundle_dir}, {variant}{' int8' if int8 else ''}")
         finally:
             _end(process)
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +14,20 @@ from mvqkd.artifacts import Artifact, PartialArtifact, atomic_open, load_artifac
 from mvqkd.config import ExportOnnxConfig
 from mvqkd.data.audio import load_audio
 from mvqkd.data.features import log_mel
-from mvqkd.data.text import normalize_text
-from mvqkd.data.tokens import TOKENS_FILE, Tokens
-from mvqkd.decode.batching import pad_features
-from mvqkd.decode.onnx_runtime import OnnxTransducer, graph_file
-from mvqkd.decode.report import GREEDY, Runtime, WerReport, build_report, row_figures
+from mvqkd.data.tokens import TOKENS_FILE
+from mvqkd.decode.onnx_graphs import VARIANTS
+from mvqkd.decode.report import WerReport, build_report, row_figures, row_name
 from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
-from mvqkd.decode.search import greedy_search
 from mvqkd.decode.torch_runtime import TorchTransducer, load_transducer
 from mvqkd.errors import ExportParityError
-from mvqkd.export.bundle import PARITY_FILE, BundleContents, write_descriptions
-from mvqkd.export.graphs import export_offline
+from mvqkd.export.bundle import CARD_FILE, PARITY_FILE, BundleContents, write_record
+from mvqkd.export.card import model_card
+from mvqkd.export.graphs import write_graphs
 from mvqkd.export.parity import ParityCase, check_parity
-from mvqkd.export.quantize import quantize_matmuls
-from mvqkd.export.sherpa import open_sherpa
-from mvqkd.frames import num_feature_frames, num_student_frames
-from mvqkd.progress import track
-from mvqkd.student.model import Student
+from mvqkd.export.scoring import RECORD, Decoded, Recognizers, decode_split
 
-FLOAT32: Runtime = "onnxruntime"
-INT8: Runtime = "onnxruntime-int8"
-
-
-@dataclass
-class Decoded:
-    """What every runtime made of the split, in the order of its cuts."""
-
-    texts: dict[Runtime, list[str]]
-    seconds: dict[Runtime, float]
-    sherpa_version: str = ""
-    num_compared: int = 0
-    disagreements: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def agreement(self) -> float:
-        """Share of utterances on which sherpa-onnx and torch found the same tokens."""
-        return 1 - len(self.disagreements) / self.num_compared if self.num_compared else 0.0
+# Student frames a chunk of the streaming graph where the student was trained on whole utterances: 640 ms.
+_STREAMING_CHUNK_FRAMES = 16
 
 
 def export_onnx(config: ExportOnnxConfig, *, data: Path, student: Path, out: Path) -> Artifact:
@@ -79,13 +55,21 @@ def export_onnx(config: ExportOnnxConfig, *, data: Path, student: Path, out: Pat
     )
     with _nothing_left_behind(partial.path), _one_torch_thread():
         lineage = {student_artifact.kind: student_artifact.id, **student_artifact.parents}
-        _write_graphs(module, config, lineage, partial.path)
+        write_graphs(
+            module,
+            partial.path,
+            opset=config.opset,
+            chunk_frames=config.chunk_frames or module.config.chunk_frames or _STREAMING_CHUNK_FRAMES,
+            lineage=lineage,
+            int8=config.int8,
+        )
         shutil.copyfile(student / TOKENS_FILE, partial.path / TOKENS_FILE)
-        exported = {FLOAT32: OnnxTransducer(partial.path)}
-        if config.int8:
-            exported[INT8] = OnnxTransducer(partial.path, int8=True)
-        cases = _prove_parity(config, reference, exported[FLOAT32], scored)
-        decoded = _decode(reference, tokens, exported, scored, partial.path)
+        tokens.save_bpe_vocabulary(partial.path)
+        recognizers = {
+            int8: Recognizers.open(partial.path, int8=int8) for int8 in ([False, True] if config.int8 else [False])
+        }
+        cases = _prove_parity(config, reference, recognizers[False], scored)
+        decoded = decode_split(reference, tokens, recognizers, scored, partial.path)
         _require_agreement(config, decoded)
         parity = _parity_record(config, cases, decoded)
         write_json(partial.path / PARITY_FILE, parity)
@@ -101,11 +85,16 @@ def export_onnx(config: ExportOnnxConfig, *, data: Path, student: Path, out: Pat
             report=report,
             parity=parity,
             int8=config.int8,
+            streaming=recognizers[False].streaming,
         )
-        write_descriptions(partial.path, contents)
+        described = write_record(partial.path, contents)
+        with atomic_open(partial.path / CARD_FILE) as stream:
+            stream.write(model_card(contents, described))
         return partial.commit(
             facts={
-                "variants": ["float32", "int8"] if config.int8 else ["float32"],
+                "variants": list(VARIANTS),
+                "precisions": ["float32", "int8"] if config.int8 else ["float32"],
+                "chunk_frames": recognizers[False].streaming.chunk_frames,
                 "vocab_size": module.vocab_size,
                 "context_size": module.config.context_size,
                 "text_normalizer": report.text_normalizer,
@@ -116,74 +105,36 @@ def export_onnx(config: ExportOnnxConfig, *, data: Path, student: Path, out: Pat
         )
 
 
-def _write_graphs(student: Student, config: ExportOnnxConfig, lineage: Mapping[str, str], directory: Path) -> None:
-    graphs = export_offline(student, opset=config.opset, lineage=lineage)
-    files = {graph_file(part): graph for part, graph in graphs.items()}
-    if config.int8:
-        files[graph_file("encoder", int8=True)] = quantize_matmuls(graphs["encoder"])
-    for name, graph in files.items():
-        with atomic_open(directory / name, "wb") as stream:
-            stream.write(graph.SerializeToString(deterministic=True))
-
-
 def _prove_parity(
-    config: ExportOnnxConfig, reference: TorchTransducer, exported: OnnxTransducer, scored: ScoredSplit
+    config: ExportOnnxConfig, reference: TorchTransducer, exported: Recognizers, scored: ScoredSplit
 ) -> list[ParityCase]:
     """Compare on the shortest, the middle and the longest utterance of the split."""
     by_duration = sorted(scored.cuts, key=lambda cut: (cut.duration, str(cut.id)))
     chosen = {str(cut.id): cut for cut in (by_duration[0], by_duration[len(by_duration) // 2], by_duration[-1])}
     return check_parity(
-        reference, exported, [log_mel(load_audio(cut)) for cut in chosen.values()], config.max_difference
+        reference,
+        exported.offline,
+        exported.streaming,
+        exported.ctc,
+        [log_mel(load_audio(cut)) for cut in chosen.values()],
+        config.max_difference,
     )
-
-
-def _decode(
-    reference: TorchTransducer,
-    tokens: Tokens,
-    exported: Mapping[Runtime, OnnxTransducer],
-    scored: ScoredSplit,
-    directory: Path,
-) -> Decoded:
-    """Decode every utterance with each graph, torch and sherpa-onnx, one at a time."""
-    decoded = Decoded({runtime: [] for runtime in exported}, dict.fromkeys(exported, 0.0))
-    with contextlib.ExitStack() as stack:
-        sherpa = stack.enter_context(open_sherpa(directory))
-        # How the quantised graph scores is onnxruntime's row; here it must only load and run.
-        others = [stack.enter_context(open_sherpa(directory, int8=True))] if INT8 in exported else []
-        decoded.sherpa_version = sherpa.version
-        for cut in track(scored.cuts, "export-onnx", total=len(scored.cuts), unit="cut"):
-            samples = load_audio(cut)
-            for runtime, transducer in exported.items():
-                started = time.perf_counter()
-                (text,) = transducer.transcribe([samples])
-                decoded.seconds[runtime] += time.perf_counter() - started
-                decoded.texts[runtime].append(normalize_text(text, scored.text_normalizer))
-            if num_student_frames(num_feature_frames(len(samples))) == 0:
-                continue
-            (found,) = greedy_search(reference, *reference.encode(*pad_features([log_mel(samples)])))
-            wanted = tuple(tokens.symbols[token] for token in found.tokens)
-            got = sherpa.decode(samples)
-            decoded.num_compared += 1
-            if got.symbols != wanted:
-                texts = {"torch": tokens.decode(found.tokens), "sherpa": got.text}
-                decoded.disagreements.append({"id": str(cut.id), **texts})
-            while others:
-                others.pop().decode(samples)
-    return decoded
 
 
 def _require_agreement(config: ExportOnnxConfig, decoded: Decoded) -> None:
-    if decoded.agreement >= config.min_token_agreement:
-        return
-    first = decoded.disagreements[0] if decoded.disagreements else {"id": "none", "torch": "", "sherpa": ""}
-    raise ExportParityError(
-        f"sherpa-onnx {decoded.sherpa_version}, {decoded.num_compared} utterances of the split",
-        expected=f"torch's greedy tokens on at least {config.min_token_agreement:.1%}",
-        got=f"{decoded.agreement:.1%}; first other: {first['id']}, torch '{first['torch']}', "
-        f"sherpa-onnx '{first['sherpa']}'",
-        next_step="a student that is unsure everywhere flips ties: train it further, or lower "
-        "export-onnx.min_token_agreement",
-    )
+    for variant, agreement in decoded.agreement.items():
+        if agreement.share >= config.min_token_agreement:
+            continue
+        first = agreement.disagreements[0] if agreement.disagreements else {"id": "none", "torch": "", "sherpa": ""}
+        raise ExportParityError(
+            f"sherpa-onnx {decoded.sherpa_version}, variant {variant}, "
+            f"{agreement.num_compared} utterances of the split",
+            expected=f"torch's greedy tokens on at least {config.min_token_agreement:.1%}",
+            got=f"{agreement.share:.1%}; first other: {first['id']}, torch '{first['torch']}', "
+            f"sherpa-onnx '{first['sherpa']}'",
+            next_step="a student that is unsure everywhere flips ties: train it further, or lower "
+            "export-onnx.min_token_agreement",
+        )
 
 
 def _parity_record(config: ExportOnnxConfig, cases: Sequence[ParityCase], decoded: Decoded) -> dict[str, Any]:
@@ -194,10 +145,15 @@ def _parity_record(config: ExportOnnxConfig, cases: Sequence[ParityCase], decode
         "cases": [{"part": case.part, "input": case.input, "shape": list(case.shape)} for case in cases],
         "sherpa": {
             "version": decoded.sherpa_version,
-            "utterances": decoded.num_compared,
-            "equal": decoded.num_compared - len(decoded.disagreements),
             "min_token_agreement": config.min_token_agreement,
-            "disagreements": decoded.disagreements,
+            "variants": {
+                variant: {
+                    "utterances": agreement.num_compared,
+                    "equal": agreement.num_compared - len(agreement.disagreements),
+                    "disagreements": agreement.disagreements,
+                }
+                for variant, agreement in decoded.agreement.items()
+            },
         },
     }
 
@@ -209,38 +165,35 @@ def _report(decoded: Decoded, scored: ScoredSplit) -> WerReport:
         split=scored.split,
         ids=scored.ids,
         refs=scored.refs,
-        hyps={(GREEDY, runtime): texts for runtime, texts in decoded.texts.items()},
+        hyps=decoded.texts,
     )
 
 
 def _figures(
     report: WerReport, decoded: Decoded, scored: ScoredSplit, cases: Sequence[ParityCase], directory: Path
 ) -> dict[str, Any]:
-    rows = {row.runtime: row_figures(row) for row in report.rows}
-    rtf = {runtime: seconds / scored.duration_s for runtime, seconds in decoded.seconds.items()}
-    figures = {
-        **rows[FLOAT32],
-        "wer_onnx": rows[FLOAT32]["wer"],
-        "rtf": rtf[FLOAT32],
-        "rtf_onnx": rtf[FLOAT32],
+    rtf = {row_name(*row): seconds / scored.duration_s for row, seconds in decoded.seconds.items()}
+    record = report.row(*RECORD)
+    assert record is not None
+    return {
+        **row_figures(record),
+        "wer_onnx": record.wer,
+        "rtf": rtf[record.name],
+        "rtf_onnx": rtf[record.name],
+        "rows": {row.name: {"wer": row.wer, "rtf": rtf[row.name]} for row in report.rows},
         "test_utterances": report.num_utterances,
         "test_words": report.num_words,
         "duration_s": round(scored.duration_s, 3),
-        "sherpa_agreement": decoded.agreement,
+        "sherpa_agreement": {variant: agreement.share for variant, agreement in decoded.agreement.items()},
         "max_difference": max(case.difference for case in cases),
         "difference": {
             part: max(case.difference for case in cases if case.part == part)
             for part in dict.fromkeys(case.part for case in cases)
         },
-        "encoder_bytes": (directory / graph_file("encoder")).stat().st_size,
+        "graph_bytes": {
+            path.relative_to(directory).as_posix(): path.stat().st_size for path in sorted(directory.glob("*/*.onnx"))
+        },
     }
-    if INT8 in rows:
-        figures |= {
-            "wer_onnx_int8": rows[INT8]["wer"],
-            "rtf_onnx_int8": rtf[INT8],
-            "encoder_bytes_int8": (directory / graph_file("encoder", int8=True)).stat().st_size,
-        }
-    return figures
 
 
 @contextlib.contextmanager

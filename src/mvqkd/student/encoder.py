@@ -11,6 +11,7 @@ Shapes: N batch, T feature frames (100 Hz), S student frames (25 Hz), D encoder 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,17 +58,31 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(encoder_dim, 3 * encoder_dim)
         self.output = nn.Linear(encoder_dim, encoder_dim)
 
-    def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        # x (N, S, D); mask (N, 1, S, S) True where query i may see key j
+    def forward(
+        self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend.
+
+        Args:
+            x: (N, S, D).
+            mask: boolean, broadcastable to (N, H, S, P + S), True where query i may see key j.
+            rotary: positions 0 .. P + S - 1; only differences of positions count.
+            past: keys and values of the P frames before x, (N, H, P, D / H); None: there are none.
+        Returns:
+            (N, S, D); keys and values of past and x, (N, H, P + S, D / H), the keys not yet rotated: they stay
+            true for whatever positions the next chunk gives them.
+        """
         n, s, d = x.shape
-        query, key, value = self.qkv(x).view(n, s, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, rotary), rotate(key, rotary)
+        query, keys, values = self.qkv(x).view(n, s, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        own = (rotary[0][-s:], rotary[1][-s:])
         # Written out: the fused kernel's backward pass in bfloat16 is 10 times slower on short utterances (CPU).
-        scores = (query @ key.transpose(-1, -2)) * self.head_dim**-0.5
+        scores = (rotate(query, own) @ rotate(keys, rotary).transpose(-1, -2)) * self.head_dim**-0.5
         weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
-        y = weights.to(value.dtype) @ value
+        y = weights.to(values.dtype) @ values
         out: Tensor = self.output(y.transpose(1, 2).reshape(n, s, d))
-        return out
+        return out, (keys, values)
 
 
 class CausalConvolution(nn.Module):
@@ -81,11 +96,19 @@ class CausalConvolution(nn.Module):
         self.norm = nn.LayerNorm(encoder_dim)
         self.output = nn.Linear(encoder_dim, encoder_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.glu(self.gate(x), dim=-1)
-        y = self.depthwise(F.pad(y.transpose(1, 2), (self.left, 0))).transpose(1, 2)
-        out: Tensor = self.output(F.silu(self.norm(y)))
-        return out
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve.
+
+        Args:
+            x: (N, S, D).
+            past: gated input of the K - 1 frames before x, (N, D, K - 1); None: silence.
+        Returns:
+            (N, S, D); gated input of the last K - 1 frames, (N, D, K - 1).
+        """
+        y = F.glu(self.gate(x), dim=-1).transpose(1, 2)
+        y = F.pad(y, (self.left, 0)) if past is None else torch.cat([past, y], dim=2)
+        out: Tensor = self.output(F.silu(self.norm(self.depthwise(y).transpose(1, 2))))
+        return out, y[:, :, -self.left :]
 
 
 class FeedForward(nn.Module):
@@ -99,6 +122,14 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.output(F.silu(self.inner(x)))
         return out
+
+
+class Past(NamedTuple):
+    """What a block keeps of the frames before a chunk: keys and values (N, H, P, D / H), gated input (N, D, K - 1)."""
+
+    keys: Tensor
+    values: Tensor
+    gated: Tensor
 
 
 class ConformerBlock(nn.Module):
@@ -124,11 +155,17 @@ class ConformerBlock(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """(N, S, D) of whole utterances -> (N, S, D)."""
+        return self.step(x, mask, rotary, None)[0]
+
+    def step(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], past: Past | None) -> tuple[Tensor, Past]:
+        """One chunk (N, S, D) after ``past`` -> (N, S, D), and the past with this chunk at its end."""
         x = x + 0.5 * self.dropout(self.feedforward_in(self.norms[0](x)))
-        x = x + self.dropout(self.attention(self.norms[1](x), mask, rotary))
-        x = x + self.dropout(self.convolution(self.norms[2](x)))
-        out: Tensor = x + 0.5 * self.dropout(self.feedforward_out(self.norms[3](x)))
-        return out
+        y, (keys, values) = self.attention(self.norms[1](x), mask, rotary, past[:2] if past else None)
+        x = x + self.dropout(y)
+        y, gated = self.convolution(self.norms[2](x), past.gated if past else None)
+        x = x + self.dropout(y)
+        return x + 0.5 * self.dropout(self.feedforward_out(self.norms[3](x))), Past(keys, values, gated)
 
 
 class Encoder(nn.Module):
@@ -149,7 +186,9 @@ class Encoder(nn.Module):
         self.chunk_frames = config.chunk_frames
         self.left_context_chunks = config.left_context_chunks
         self.checkpoint_activations = False
+        self.encoder_dim = config.encoder_dim
         self.head_dim = config.encoder_dim // config.num_heads
+        self.conv_kernel = config.conv_kernel
         self.register_buffer("feature_mean", torch.zeros(NUM_MELS))
         self.register_buffer("feature_std", torch.ones(NUM_MELS))
         self.subsampling = Subsampling(config.encoder_dim)
@@ -178,7 +217,7 @@ class Encoder(nn.Module):
             chunk_frames = self.chunk_frames
         if left_context_chunks is None:
             left_context_chunks = self.left_context_for(chunk_frames)
-        x = self.subsampling((features - self.feature_mean) / self.feature_std)
+        x = self.embed(features)
         lengths = ((lengths - 1) // 2 - 1) // 2
         mask = attention_mask(x.size(1), lengths, chunk_frames, left_context_chunks)
         rotary = rotary_table(x.size(1), self.head_dim, x.device)
@@ -190,6 +229,11 @@ class Encoder(nn.Module):
                 x = block(x, mask, rotary)
             layers.append(x)
         return self.norm(x), lengths, layers
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Log-mel (N, T, 80) -> input of the first block (N, S, D)."""
+        embedded: Tensor = self.subsampling((features - self.feature_mean) / self.feature_std)
+        return embedded
 
     def left_context_for(self, chunk_frames: int) -> int:
         """Chunks of ``chunk_frames`` that hold the configured left context, counted in frames, rounded up.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 WHISPER_TINY_EN = "whisper-tiny.en"
+# Where the weights come with the package their licence is known; of others their publisher must be asked.
+LICENCES = {WHISPER_TINY_EN: "MIT"}
 TRANSFORMERS_PREFIX = "hf:"
 CT2_PREFIX = "ct2:"
 _BUNDLE_NAME = re.compile(r"(HUBERT|WAVLM|WAV2VEC2)_[A-Z0-9_]+")

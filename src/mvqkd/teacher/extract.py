@@ -24,7 +24,7 @@ from mvqkd.data.splits import is_test
 from mvqkd.errors import ArtifactMismatchError, ConfigError, EmptyCutSetError, TeacherError
 from mvqkd.frames import SAMPLE_RATE_HZ, check_teacher_frames, expected_teacher_frames
 from mvqkd.progress import track
-from mvqkd.teacher.base import CT2_PREFIX, TRANSFORMERS_PREFIX, Teacher, TeacherSpec, load_teacher
+from mvqkd.teacher.base import CT2_PREFIX, LICENCES, TRANSFORMERS_PREFIX, Teacher, TeacherSpec, load_teacher
 from mvqkd.teacher.batching import length_sorted_batches
 from mvqkd.teacher.sampling import FrameSample, sample_frames
 
@@ -81,6 +81,7 @@ def extract_with_teacher(teacher: Teacher, config: ExtractTeacherConfig, *, data
     artifact = partial.commit(
         facts={
             "teacher": {"name": _portable_name(config.teacher)},
+            "teacher_licence": LICENCES.get(config.teacher, "not stated"),
             "teacher_id": teacher.id,
             "layer": teacher.layer,
             "dim": teacher.dim,

@@ -93,9 +93,20 @@ def train_student(
                 "objective": config.objective,
                 "text_normalizer": manifest.facts["text_normalizer"],
                 "token_type": manifest.facts["token_type"],
+                **_taught_by(parents),
             }
             artifact = partial.commit(facts=facts, figures=_figures(student, objective, source, state))
         return cast(Artifact, ranks.share(artifact))
+
+
+def _taught_by(parents: list[Artifact]) -> dict[str, Any]:
+    """The teacher behind an objective, for whoever reads the student's card; nothing without distillation."""
+    known = ("teacher_id", "teacher_licence", "layer")
+    named = {"layer": "teacher_layer"}
+    for parent in reversed(parents):
+        if "teacher_id" in parent.facts:
+            return {named.get(key, key): parent.facts[key] for key in known if key in parent.facts}
+    return {}
 
 
 def _untranscribed(config: TrainStudentConfig, data: Artifact) -> Any:

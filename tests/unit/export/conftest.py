@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from mvqkd.data.features import log_mel
 from mvqkd.data.tokens import Tokens
-from mvqkd.decode.onnx_runtime import OFFLINE, graph_file
 from mvqkd.decode.torch_runtime import TorchTransducer
-from mvqkd.export.graphs import export_offline
-from mvqkd.export.quantize import quantize_matmuls
+from mvqkd.export.graphs import write_graphs
 from mvqkd.student.model import Student
 from mvqkd.testing.corpus import WORDS, synthesize
 from mvqkd.testing.student import talkative_student
@@ -27,7 +27,7 @@ LETTERS = sorted(set("".join(WORDS)))
 
 @dataclass(frozen=True)
 class Exported:
-    """A student, its graphs, and a directory that holds them as a bundle does."""
+    """A student, its graphs by their paths in a bundle, and a directory that holds them as a bundle does."""
 
     student: Student
     graphs: dict[str, Any]
@@ -44,13 +44,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     torch.set_num_threads(1)
     tokens = Tokens.train(["".join(LETTERS)], "char", 0)
     student = talkative_student(tokens.vocab_size)
-    graphs: dict[str, Any] = dict(export_offline(student, opset=18, lineage={"student-checkpoint": "0123abcd"}))
-    graphs["encoder.int8"] = quantize_matmuls(graphs["encoder"])
     bundle = tmp_path_factory.mktemp("bundle")
-    (bundle / OFFLINE).mkdir()
-    for name, graph in graphs.items():
-        (bundle / OFFLINE / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
-    assert (bundle / graph_file("encoder", int8=True)).is_file()
+    write_graphs(student, bundle, opset=18, chunk_frames=4, lineage={"student-checkpoint": "0123abcd"}, int8=True)
+    graphs = {path.relative_to(bundle).as_posix(): onnx.load(path) for path in bundle.glob("*/*.onnx")}
     tokens.save(bundle)
     yield Exported(student, graphs, bundle)
     torch.set_num_threads(threads)
@@ -71,21 +67,14 @@ def features(recordings: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]
 
 @pytest.fixture
 def altered(exported: Exported, tmp_path: Path) -> Callable[..., Path]:
-    """Copy of the bundle with one graph changed by a function."""
+    """Copy of the bundle with the graph of a path changed by a function."""
 
-    def alter(part: str, change: Callable[[Any], None]) -> Path:
-        import onnx
-
-        tokens = exported.bundle / "tokens.txt"
-        (tmp_path / tokens.name).write_bytes(tokens.read_bytes())
-        for name, graph in exported.graphs.items():
-            copy = onnx.ModelProto()
-            copy.CopyFrom(graph)
-            if name == part:
-                change(copy)
-            path = tmp_path / OFFLINE / f"{name}.onnx"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(copy.SerializeToString())
+    def alter(name: str, change: Callable[[Any], None]) -> Path:
+        shutil.copytree(exported.bundle, tmp_path, dirs_exist_ok=True)
+        if name in exported.graphs:
+            graph = onnx.load(tmp_path / name)
+            change(graph)
+            (tmp_path / name).write_bytes(graph.SerializeToString())
         return tmp_path
 
     return alter

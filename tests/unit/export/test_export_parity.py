@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mvqkd.decode.batching import pad_features
 from mvqkd.decode.onnx_runtime import OnnxTransducer
 from mvqkd.errors import ArtifactCorruptError, ArtifactNotFoundError, ExportParityError
-from mvqkd.export.parity import check_parity, encoder_inputs
+from mvqkd.export.parity import ParityCase, check_parity, encoder_inputs
+from mvqkd.export.scoring import Recognizers
 
 if TYPE_CHECKING:
     from conftest import Exported
@@ -30,12 +31,20 @@ def scale_initializer(needle: str, factor: float) -> Callable[[Any], None]:
     return change
 
 
+def parity(exported: Exported, bundle: Path, features: list[Floats], max_difference: float = 1e-3) -> list[ParityCase]:
+    opened = Recognizers.open(bundle)
+    return check_parity(
+        exported.reference, opened.offline, opened.streaming, opened.ctc, features, max_difference=max_difference
+    )
+
+
 def test_graphs_compute_what_the_student_computes(exported: Exported, features: list[Floats]) -> None:
-    cases = check_parity(exported.reference, OnnxTransducer(exported.bundle), features, max_difference=1e-4)
-    assert {case.part for case in cases} == {"encoder", "decoder", "joiner"}
+    cases = parity(exported, exported.bundle, features, 1e-4)
+    assert {case.part for case in cases} == {"encoder", "decoder", "joiner", "streaming encoder", "ctc model"}
     inputs = {case.input for case in cases}
     assert {"batch of unequal lengths", "one second of silence", "clip of 100 ms", "random contexts"} < inputs
-    assert len(cases) == len({(case.part, case.input) for case in cases}) >= 16
+    assert "two streams, one a chunk ahead" in inputs
+    assert len(cases) == len({(case.part, case.input) for case in cases}) >= 30
 
 
 def test_inputs_hold_every_remainder_of_the_subsampling(features: list[Floats]) -> None:
@@ -45,22 +54,42 @@ def test_inputs_hold_every_remainder_of_the_subsampling(features: list[Floats]) 
 
 
 @pytest.mark.parametrize(
-    ("part", "needle"),
-    [("encoder", "feature_std"), ("decoder", "embedding"), ("joiner", "output.bias")],
+    ("part", "graph", "needle"),
+    [
+        ("encoder", "offline/encoder", "feature_std"),
+        ("decoder", "offline/decoder", "embedding"),
+        ("joiner", "offline/joiner", "output.bias"),
+        ("streaming encoder", "streaming/encoder", "feature_std"),
+        ("ctc model", "ctc/model", "ctc_head.bias"),
+    ],
 )
 def test_a_graph_that_computes_something_else_is_named(
-    exported: Exported, altered: Callable[..., Path], features: list[Floats], part: str, needle: str
+    exported: Exported, altered: Callable[..., Path], features: list[Floats], part: str, graph: str, needle: str
 ) -> None:
-    bundle = altered(part, scale_initializer(needle, 1.01))
+    bundle = altered(f"{graph}.onnx", scale_initializer(needle, 1.01))
     with pytest.raises(ExportParityError, match=rf"^{part}, input .*differ by at most 0\.001, got") as caught:
-        check_parity(exported.reference, OnnxTransducer(bundle), features, max_difference=1e-3)
+        parity(exported, bundle, features)
     assert "\n" not in str(caught.value)
 
 
+def test_a_streaming_encoder_that_forgets_is_found(
+    exported: Exported, altered: Callable[..., Path], features: list[Floats]
+) -> None:
+    def forget(graph: Any) -> None:
+        zero = onnx.numpy_helper.from_array(np.zeros(1, dtype=np.float32), "zero")
+        graph.graph.initializer.append(zero)
+        (producer,) = [node for node in graph.graph.node if "new_convolution_cache" in node.output]
+        producer.output[list(producer.output).index("new_convolution_cache")] = "remembered"
+        graph.graph.node.append(onnx.helper.make_node("Mul", ["remembered", "zero"], ["new_convolution_cache"]))
+
+    with pytest.raises(ExportParityError, match="^streaming encoder, input "):
+        parity(exported, altered("streaming/encoder.onnx", forget), features)
+
+
 def test_not_a_number_is_no_parity(exported: Exported, altered: Callable[..., Path], features: list[Floats]) -> None:
-    bundle = altered("joiner", scale_initializer("output.bias", float("nan")))
+    bundle = altered("offline/joiner.onnx", scale_initializer("output.bias", float("nan")))
     with pytest.raises(ExportParityError, match=r"joiner.*got inf"):
-        check_parity(exported.reference, OnnxTransducer(bundle), features, max_difference=1e-3)
+        parity(exported, bundle, features)
 
 
 def test_other_frame_counts_are_no_parity(
@@ -72,9 +101,9 @@ def test_other_frame_counts_are_no_parity(
         graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, dtype=np.int64), "one"))
         graph.graph.node.append(onnx.helper.make_node("Sub", ["lens_before", "one"], ["encoder_out_lens"]))
 
-    bundle = altered("encoder", one_frame_less)
+    bundle = altered("offline/encoder.onnx", one_frame_less)
     with pytest.raises(ExportParityError, match="student frames in"):
-        check_parity(exported.reference, OnnxTransducer(bundle), features, max_difference=1e-3)
+        parity(exported, bundle, features)
 
 
 def test_padding_and_batch_mates_change_nothing(exported: Exported, features: list[Floats]) -> None:
@@ -132,4 +161,4 @@ def test_a_decoder_without_context_size_is_refused(altered: Callable[..., Path])
         del graph.metadata_props[:]
 
     with pytest.raises(ArtifactCorruptError, match="metadata context_size"):
-        OnnxTransducer(altered("decoder", forget))
+        OnnxTransducer(altered("offline/decoder.onnx", forget))

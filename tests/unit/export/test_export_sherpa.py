@@ -51,7 +51,10 @@ def test_missing_metadata_ends_sherpa_but_not_us(altered: Callable[..., Path]) -
         del graph.metadata_props[:]
 
     said = r"sherpa-onnx, bundle .* the process ended with"
-    with pytest.raises(ExportParityError, match=said) as caught, open_sherpa(altered("decoder", forget)) as sherpa:
+    with (
+        pytest.raises(ExportParityError, match=said) as caught,
+        open_sherpa(altered("offline/decoder.onnx", forget)) as sherpa,
+    ):
         sherpa.decode(np.zeros(16_000, dtype=np.float32))
     assert "\n" not in str(caught.value)
 

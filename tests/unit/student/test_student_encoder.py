@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from mvqkd.config import ModelConfig
 from mvqkd.frames import num_feature_frames_for, num_student_frames
-from mvqkd.student.encoder import Encoder, attention_mask, rotary_table
+from mvqkd.student.encoder import Encoder, attention_mask
+from mvqkd.student.streaming import StreamingEncoder
 
 SMALL = ModelConfig(
     encoder_dim=32, num_heads=2, num_encoder_layers=3, feedforward_dim=64, conv_kernel=5, chunk_frames=4,
@@ -84,30 +87,19 @@ def chunked(encoder: Encoder, features: torch.Tensor, chunk_frames: int | None) 
     return output
 
 
-def streamed(encoder: Encoder, features: torch.Tensor, chunk_frames: int, left_frames: int) -> torch.Tensor:
-    """Output (1, S, D) of an encoder that is fed chunk by chunk and remembers a bounded past of every block.
-
-    A block's state is what its attention saw in the last ``left_frames`` frames and its convolution in its last taps.
-    """
-    seen = [torch.zeros(1, 0, SMALL.encoder_dim) for _ in encoder.blocks]
-    convolved = list(seen)
+@torch.inference_mode()
+def streamed(
+    encoder: Encoder, features: torch.Tensor, chunk_frames: int, left_context_chunks: int | None = None
+) -> torch.Tensor:
+    """Output of an encoder that is fed whole chunks, one after the other."""
+    streaming = StreamingEncoder(encoder, chunk_frames, left_context_chunks)
+    attention, convolution, processed = streaming.start(features.size(0))
     outputs = []
-    for start in range(0, num_student_frames(features.size(1)), chunk_frames):
-        end = min(start + chunk_frames, num_student_frames(features.size(1)))
-        x = encoder.subsampling(features[:, 4 * start : num_feature_frames_for(end)])
-        for i, block in enumerate(encoder.blocks):
-            x = x + 0.5 * block.feedforward_in(block.norms[0](x))
-            inside = torch.cat([seen[i], block.norms[1](x)], dim=1)
-            size = inside.size(1)
-            mask = torch.ones(1, 1, size, size, dtype=torch.bool)
-            attended = block.attention(inside, mask, rotary_table(size, encoder.head_dim, x.device))
-            seen[i] = inside[:, max(0, size - left_frames) :]
-            x = x + attended[:, -x.size(1) :]
-            inside = torch.cat([convolved[i], block.norms[2](x)], dim=1)
-            convolved[i] = inside[:, max(0, inside.size(1) - (SMALL.conv_kernel - 1)) :]
-            x = x + block.convolution(inside)[:, -x.size(1) :]
-            x = x + 0.5 * block.feedforward_out(block.norms[3](x))
-        outputs.append(encoder.norm(x))
+    for start in range(0, features.size(1) - streaming.feature_frames + 1, streaming.feature_shift):
+        chunk = features[:, start : start + streaming.feature_frames]
+        output, attention, convolution = streaming(chunk, attention, convolution, processed)
+        processed = processed + streaming.feature_shift
+        outputs.append(output)
     return torch.cat(outputs, dim=1)
 
 
@@ -117,10 +109,29 @@ def streamed(encoder: Encoder, features: torch.Tensor, chunk_frames: int, left_f
 def test_streaming_in_chunks_of_any_size_equals_the_masked_whole(
     encoder: Encoder, chunk_frames: int, left_frames: int
 ) -> None:
-    features = torch.randn(1, num_feature_frames_for(37), 80)
+    features = torch.randn(2, num_feature_frames_for(chunk_frames * math.ceil(37 / chunk_frames)), 80)
     assert encoder.left_context_for(chunk_frames) * chunk_frames == left_frames
-    stream = streamed(encoder, features, chunk_frames, left_frames)
+    stream = streamed(encoder, features, chunk_frames)
     torch.testing.assert_close(stream, chunked(encoder, features, chunk_frames), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_streams_of_a_batch_may_have_begun_at_different_times(encoder: Encoder) -> None:
+    streaming = StreamingEncoder(encoder, 4)
+    chunks = torch.randn(4, streaming.feature_frames, 80)
+    old, new = streaming.start(1), streaming.start(1)
+    for chunk in chunks[:3]:
+        old = (*streaming(chunk[None], *old)[1:], old[2] + streaming.feature_shift)
+    alone = [streaming(chunks[3:], *state) for state in (old, new)]
+    together = streaming(
+        chunks[3:].repeat(2, 1, 1), *(torch.cat(pair, dim=2) for pair in zip(old[:2], new[:2], strict=True)),
+        torch.cat([old[2], new[2]]),
+    )  # fmt: skip
+    assert not torch.allclose(alone[0][0], alone[1][0])
+    for row, expected in enumerate(alone):
+        torch.testing.assert_close(together[0][row], expected[0][0], rtol=1e-5, atol=1e-5)
+        for cache in (1, 2):
+            torch.testing.assert_close(together[cache][:, :, row], expected[cache][:, :, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_chunk_sizes_differ_and_none_is_the_configured_one(encoder: Encoder) -> None:
