@@ -6,10 +6,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvqkd.data.tokens import SPACE, UNKNOWN_ID, Tokens
+from mvqkd.data.tokens import BPE_VOCAB_FILE, SPACE, UNKNOWN_ID, Tokens
 from mvqkd.errors import ArtifactCorruptError, ArtifactNotFoundError
-
-BPE_VOCAB_FILE = "bpe.vocab"
 
 
 class BpeEncoder:

@@ -232,7 +232,9 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 def _best_log_probs(logits: Floats) -> NDArray[np.float64]:
     """Log-probability of the best symbol over the last axis, in float64."""
     wide = logits.astype(np.float64)
-    return -np.log(np.exp(wide - wide.max(axis=-1, keepdims=True)).sum(axis=-1))
+    wide -= wide.max(axis=-1, keepdims=True)
+    sums: NDArray[np.float64] = np.exp(wide).sum(axis=-1)
+    return -np.log(sums)
 
 
 def _log_add(a: float, b: float) -> float:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvqkd.data.tokens import UNKNOWN_ID, Tokens
-from mvqkd.decode.bpe import BPE_VOCAB_FILE, BpeEncoder
+from mvqkd.data.tokens import BPE_VOCAB_FILE, UNKNOWN_ID, Tokens
+from mvqkd.decode.bpe import BpeEncoder
 from mvqkd.errors import ArtifactCorruptError, ArtifactNotFoundError
 
 TEXTS = [
@@ -22,19 +21,12 @@ TEXTS = [
 ]
 
 
-def write_vocab(tokens: Tokens, directory: Path) -> None:
-    model = sentencepiece.SentencePieceProcessor()
-    model.LoadFromSerializedProto((directory / "bpe.model").read_bytes())
-    rows = [f"{symbol}\t{model.get_score(token):g}\n" for token, symbol in enumerate(tokens.symbols)]
-    (directory / BPE_VOCAB_FILE).write_text("".join(rows), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, BpeEncoder, Path]:
     directory = tmp_path_factory.mktemp("bpe")
     tokens = Tokens.train(TEXTS, "bpe", 90)
     tokens.save(directory)
-    write_vocab(tokens, directory)
+    tokens.save_bpe_vocabulary(directory)
     return tokens, BpeEncoder.load(directory, tokens), directory
 
 
