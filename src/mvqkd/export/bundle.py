@@ -56,12 +56,17 @@ def write_record(directory: Path, contents: BundleContents) -> dict[str, Any]:
     Returns:
         What bundle.json says.
     """
-    for variant in VARIANTS:
-        with atomic_open(directory / f"{variant}.conf") as stream:
-            stream.writelines(f"{option}\n" for option in _sherpa_options(variant))
+    write_sherpa_options(directory)
     described = bundle_record(directory, contents)
     write_json(directory / BUNDLE_FILE, described)
     return described
+
+
+def write_sherpa_options(directory: Path) -> None:
+    """Write ``VARIANT.conf``: with ``--config`` it starts sherpa-onnx's own programs in ``directory``."""
+    for variant in VARIANTS:
+        with atomic_open(directory / f"{variant}.conf") as stream:
+            stream.writelines(f"{option}\n" for option in _sherpa_options(variant))
 
 
 def bundle_record(directory: Path, contents: BundleContents) -> dict[str, Any]:

@@ -103,9 +103,11 @@ def _teacher(facts: Mapping[str, Any]) -> str:
 
 
 def _hotword_advice(token_type: str) -> str:
-    unit = "cjkchar" if token_type == "char" else f"bpe --bpe-vocab={BPE_VOCAB_FILE}"
-    return f"""Hotwords, one a line in a file, need `--decoding-method=modified_beam_search --modeling-unit={unit}
---hotwords-file=HOTWORDS.txt`{"; write ▁ for the space within a hotword" if token_type == "char" else ""}."""
+    by_characters = token_type == "char"
+    unit = "cjkchar" if by_characters else f"bpe --bpe-vocab={BPE_VOCAB_FILE}"
+    spelling = "spelt with spaces and ▁ between words, as in `M A I N ▁ S T R E E T`, " if by_characters else ""
+    return f"""Hotwords, one a line in a file, {spelling}need
+`--decoding-method=modified_beam_search --modeling-unit={unit} --hotwords-file=HOTWORDS.txt`."""
 
 
 def _graph_rows(described: Mapping[str, Any]) -> str:

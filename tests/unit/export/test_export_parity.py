@@ -82,7 +82,7 @@ def test_a_streaming_encoder_that_forgets_is_found(
         producer.output[list(producer.output).index("new_convolution_cache")] = "remembered"
         graph.graph.node.append(onnx.helper.make_node("Mul", ["remembered", "zero"], ["new_convolution_cache"]))
 
-    with pytest.raises(ExportParityError, match="^streaming encoder, input "):
+    with pytest.raises(ExportParityError, match=r"^streaming encoder, input "):
         parity(exported, altered("streaming/encoder.onnx", forget), features)
 
 
