@@ -34,10 +34,14 @@ def make_cues(words: Iterable[Word]) -> list[Cue]:
     """Group words, in order of time, into cues that do not overlap."""
     groups: list[list[Word]] = []
     for word in words:
-        if groups and _fits(groups[-1], word):
+        if not groups or word.start_s - groups[-1][-1].end_s >= PAUSE_S:
+            groups.append([word])
+        elif _fits([*groups[-1], word]):
             groups[-1].append(word)
         else:
-            groups.append([word])
+            place = _longest_pause([*groups[-1], word])
+            groups.append([*groups[-1][place:], word])
+            del groups[-2][place:]
     cues = []
     for position, group in enumerate(groups):
         start_s, end_s = group[0].start_s, group[-1].end_s
@@ -62,12 +66,15 @@ def render(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
     return "\n".join(["WEBVTT\n", *blocks])
 
 
-def _fits(group: list[Word], word: Word) -> bool:
-    return (
-        word.start_s - group[-1].end_s < PAUSE_S
-        and word.end_s - group[0].start_s <= MAX_CUE_S
-        and len(textwrap.wrap(_joined([*group, word]), LINE_CHARACTERS, break_long_words=False)) <= MAX_LINES
-    )
+def _fits(group: Sequence[Word]) -> bool:
+    lines = textwrap.wrap(_joined(group), LINE_CHARACTERS, break_long_words=False)
+    return group[-1].end_s - group[0].start_s <= MAX_CUE_S and len(lines) <= MAX_LINES
+
+
+def _longest_pause(group: Sequence[Word]) -> int:
+    """Which word of the second half a new cue begins with: the one after the longest pause, the last of equals."""
+    places = range((len(group) + 1) // 2, len(group))
+    return max(places, key=lambda place: (round(group[place].start_s - group[place - 1].end_s, 3), place))
 
 
 def _joined(group: Sequence[Word]) -> str:

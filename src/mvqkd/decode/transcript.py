@@ -52,11 +52,11 @@ class Segment:
                 text, start_s, _ = found[-1]
                 found[-1] = (text + letters, start_s, time_s)
             begins = False
-        limits = [*(start_s for _, start_s, _ in found[1:]), max(self.end_s, self.start_s)]
-        return [
-            Word(text, start_s, max(start_s + FRAME_S, min(last_s + _LAST_TOKEN_S, limit_s)))
-            for (text, start_s, last_s), limit_s in zip(found, limits, strict=True)
-        ]
+        words = []
+        for position, (text, start_s, last_s) in enumerate(found):
+            limit_s = found[position + 1][1] if position + 1 < len(found) else self.end_s
+            words.append(Word(text, start_s, max(start_s + FRAME_S, min(last_s + _LAST_TOKEN_S, limit_s))))
+        return words
 
 
 @dataclass(frozen=True)
