@@ -273,6 +273,13 @@ class TrainStudentConfig(Section):
     noise_snr_db: tuple[float, float] = Field(
         (5.0, 20.0), description="lowest and highest ratio of speech to noise; below 5 dB words get lost"
     )
+    silence_s: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="up to so many seconds of silence or faint noise before each utterance, drawn anew each time, for "
+        "recordings that are cut close: microphones are not. 0: none",
+    )
     spec_augment: bool = Field(True, description="time and frequency masks; never time warp: indexes would move")
     num_checkpoints: int = Field(5, ge=1, description="last epoch checkpoints that are averaged into the student")
     early_stop_epochs: int = Field(

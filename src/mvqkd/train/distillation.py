@@ -38,11 +38,13 @@ class DistillationObjective(nn.Module):
         rate_hz: frame rate of the teacher.
         delta_frames: student frames by which targets are delayed.
         frame_offsets: how the teacher rounds durations, see ``mvqkd.frames``; None: counts near the nominal one pass.
+
+    ``missing`` is what stands in targets where the teacher has no frame.
     """
 
     name: str
     chance_level: float
-    _missing: float
+    missing: float
     _dtype: torch.dtype
 
     def __init__(
@@ -67,7 +69,7 @@ class DistillationObjective(nn.Module):
         """
         return pad(
             [self._aligned(cut, int(frames)) for cut, frames in zip(batch.cuts, batch.student_frames, strict=True)],
-            value=self._missing,
+            value=self.missing,
         )
 
     def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class DistillationObjective(nn.Module):
                 next_step="re-run encode-ci",
             )
         values = torch.from_numpy(np.asarray(teacher)[np.maximum(index, 0)]).to(self._dtype)
-        values[torch.from_numpy(index < 0)] = self._missing
+        values[torch.from_numpy(index < 0)] = self.missing
         return values.flatten(1)
 
 
@@ -95,7 +97,7 @@ class CodebookObjective(DistillationObjective):
     """Cross-entropy of predicted codebook indexes, mean over frames and codebooks; chance level ln C."""
 
     name = "mvq"
-    _missing = IGNORE_INDEX
+    missing = IGNORE_INDEX
     _dtype = torch.int64
 
     def __init__(
@@ -132,7 +134,7 @@ class CodebookObjective(DistillationObjective):
 class RegressionObjective(DistillationObjective):
     """L1 or L2 distance to the teacher's embeddings, each channel normalised to mean 0 and deviation 1."""
 
-    _missing = math.nan
+    missing = math.nan
     _dtype = torch.float32
     mean: Tensor
     std: Tensor

@@ -12,6 +12,7 @@ from mvqkd.data.batches import Batch
 from mvqkd.student.model import AsrLosses, Student
 from mvqkd.train.augment import build_augment
 from mvqkd.train.distillation import DistillationObjective
+from mvqkd.train.silence import add_silence, delay_targets
 
 
 class TrainingLosses(nn.Module):
@@ -46,14 +47,17 @@ class TrainingLosses(nn.Module):
             chunk_frames: student frames a chunk of attention; None: the model's own.
         """
         config = self.config
-        asr, num_frames, layers = self._asr(batch, chunk_frames)
+        asr, num_frames, layers, silence = self._asr(batch, chunk_frames)
         simple, pruned, ctc = asr.simple / num_frames, asr.pruned / num_frames, asr.ctc / num_frames
         # The band is arbitrary until the simple joiner has learned: let the pruned loss in slowly.
         ramp = min(1.0, 0.1 + 0.9 * progress / config.warmup_share) if config.warmup_share else 1.0
         loss = config.simple_loss_scale * simple + ramp * pruned + config.ctc_scale * ctc
         losses = {"transducer_loss": pruned, "simple_loss": simple, "ctc_loss": ctc}
         if self.objective is not None:
-            targets = self.objective.targets(batch).to(self.device)
+            targets = self.objective.targets(batch)
+            if silence is not None:
+                targets = delay_targets(targets, silence, self.objective.missing)
+            targets = targets[:, : layers[0].size(1)].to(self.device)
             losses["distillation_loss"] = self.objective(layers[self.layer_index], targets)
             loss = loss + self.distillation_scale(progress) * losses["distillation_loss"]
         return {"loss": loss, **losses}
@@ -65,16 +69,17 @@ class TrainingLosses(nn.Module):
 
     def transducer_sum(self, batch: Batch) -> Tensor:
         """Transducer loss of a batch and the student frames that it is the sum over: float (2,)."""
-        asr, num_frames, _ = self._asr(batch, None)
+        asr, num_frames, _, _ = self._asr(batch, None)
         return torch.stack([asr.pruned.float(), num_frames.float()])
 
-    def _asr(self, batch: Batch, chunk_frames: int | None) -> tuple[AsrLosses, Tensor, list[Tensor]]:
-        features, device = batch.features, self.device
+    def _asr(self, batch: Batch, chunk_frames: int | None) -> tuple[AsrLosses, Tensor, list[Tensor], Tensor | None]:
+        """ASR losses, frames that they are sums over, hidden layers, and student frames of silence put before each."""
+        features, lengths, silence, device = batch.features, batch.feature_lengths, None, self.device
+        if self.config.silence_s and self.training:
+            features, lengths, silence = add_silence(features, lengths, self.config.silence_s)
         if self.augment is not None and self.training:
-            features = self.augment(features, batch.feature_lengths)
-        encoded, frames, layers = self.student(
-            features.to(device), batch.feature_lengths.to(device), chunk_frames=chunk_frames
-        )
+            features = self.augment(features, lengths)
+        encoded, frames, layers = self.student(features.to(device), lengths.to(device), chunk_frames=chunk_frames)
         asr = self.student.asr_losses(
             encoded,
             frames,
@@ -83,4 +88,4 @@ class TrainingLosses(nn.Module):
             self.config.prune_range,
             batch.transcribed.to(device),
         )
-        return asr, (frames * asr.usable).sum().clamp(min=1), layers
+        return asr, (frames * asr.usable).sum().clamp(min=1), layers, silence

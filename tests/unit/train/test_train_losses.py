@@ -14,6 +14,7 @@ from mvqkd.config import TrainStudentConfig, load_section
 from mvqkd.data.batches import Batch
 from mvqkd.student.model import Student
 from mvqkd.testing.student import TINY_TRAINING
+from mvqkd.train.augment import seed_step
 from mvqkd.train.distillation import CodebookObjective
 from mvqkd.train.losses import TrainingLosses
 
@@ -77,3 +78,13 @@ def test_speech_without_text_counts_in_distillation_alone() -> None:
     for name in ("transducer_loss", "simple_loss", "ctc_loss"):
         torch.testing.assert_close(both[name], one[name])
     assert not torch.isclose(both["distillation_loss"], one["distillation_loss"])
+
+
+def test_training_hears_silence_and_evaluation_does_not() -> None:
+    module = losses_of(silence_s=0.6)
+    without = losses_of()
+    seed_step(1, 0)
+    with_silence = module.train()(BATCH, 0.5)
+    assert all(torch.isfinite(value) for value in with_silence.values())
+    assert with_silence["loss"] != without.train()(BATCH, 0.5)["loss"]
+    assert torch.equal(module.eval()(BATCH, 0.5)["loss"], without.eval()(BATCH, 0.5)["loss"])
