@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mvqkd.cli.main import run
-from mvqkd.cli.transcribe import AUDIO_SUFFIXES, _audio_files
+from mvqkd.cli.transcribe import _PCM_FORMATS
+from mvqkd.cli.transcribe_input import AUDIO_SUFFIXES, find_audio
+from mvqkd.data.pcm import PCM_FORMATS
 from mvqkd.errors import AudioError
 
 
@@ -45,7 +47,21 @@ def test_a_directory_that_is_no_bundle_is_refused(nowhere: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--num-threads", "0", "a.wav"], ["--format", "xml", "a.wav"], ["--num-threads", "many", "a.wav"]]
+    "arguments",
+    [
+        [],
+        ["--num-threads", "0", "a.wav"],
+        ["--format", "xml", "a.wav"],
+        ["--num-threads", "many", "a.wav"],
+        ["--stream", "--hotwords", "words.txt", "a.wav"],
+        ["--stream", "--decoder", "modified_beam_search", "a.wav"],
+        ["--hotwords", "words.txt", "--decoder", "greedy", "a.wav"],
+        ["--hotwords-score", "2", "a.wav"],
+        ["--real-time", "a.wav"],
+        ["--format", "srt", "a.wav", "b.wav"],
+        ["--raw", "s24le", "a.pcm"],
+        ["-", "-"],
+    ],
 )
 def test_wrong_usage_is_2(nowhere: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -58,9 +74,20 @@ def test_folders_give_their_audio_files_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
-    assert list(_audio_files(tmp_path)) == [tmp_path / name for name in ("a.flac", "b.WAV", "deep/c.mp3")]
+    assert list(find_audio(tmp_path)) == [str(tmp_path / name) for name in ("a.flac", "b.WAV", "deep/c.mp3")]
     # A file that is named is taken whatever its suffix.
-    assert list(_audio_files(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
-    (error,) = _audio_files(tmp_path / "folder.wav")
+    assert list(find_audio(tmp_path / "notes.txt")) == [str(tmp_path / "notes.txt")]
+    (error,) = find_audio(tmp_path / "folder.wav")
     assert isinstance(error, AudioError)
     assert ".g722" in AUDIO_SUFFIXES
+
+
+def test_help_lists_the_formats_that_the_decoder_knows() -> None:
+    assert set(_PCM_FORMATS) == set(PCM_FORMATS)
+
+
+def test_two_recordings_never_share_an_output_file(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["transcribe", "--output-dir", "out", "deep/a.flac", "a.wav"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "deep/a.flac and a.wav" in line
+    assert "out/a.txt" in line
