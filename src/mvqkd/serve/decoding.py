@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mvqkd.serve.endpoint import EndpointRules
+from mvqkd.decode.endpoint import EndpointRules
 from mvqkd.serve.mailbox import Mailbox, Message
 from mvqkd.serve.protocol import end_message, final_message, partial_message
 
 if TYPE_CHECKING:
     from mvqkd.decode.streaming import AudioStream
     from mvqkd.serve.models import LoadedModel
+
+# The rules wait for a pause. Each partial repeats its segment, so that one without end would cost ever more.
+_MAX_SEGMENT_S = 60.0
 
 
 class StreamDecoding:
@@ -68,9 +71,10 @@ class StreamDecoding:
         self._chunks += 1
         result = self.audio.result
         segment_s = self._chunks * self.model.recognizer.chunk_s - self._segment_start_s
-        if self._rules.reached(
+        is_over = self._rules.reached(
             has_words=bool(result.tokens), trailing_silence_s=self.audio.trailing_silence_s, segment_s=segment_s
-        ):
+        )
+        if is_over or segment_s >= _MAX_SEGMENT_S:
             return self._close_segment()
         return [partial_message(len(self._texts), result, self._audio_s())]
 

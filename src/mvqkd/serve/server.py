@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
+import onnxruntime
 import uvicorn
 
 from mvqkd.errors import ConfigError
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 _RECEIVE_BUFFER_BYTES = 256 * 1024
 # Connections beside the streams: uploads, health checks, metrics, browsers that keep some open.
 _OTHER_CONNECTIONS = 200
+_BACKLOG = 1024
 
 
 def serve(
@@ -43,6 +45,8 @@ def serve(
         ConfigError: the address cannot be bound.
         ArtifactError, RegistryError: a bundle cannot be used.
     """
+    # Nothing leaves this machine but the answers.
+    onnxruntime.disable_telemetry_events()
     metrics = Metrics()
     slots = {name: ModelSlot(source, metrics) for name, source in locations.items()}
     with _bound(settings) as listening:
@@ -71,6 +75,7 @@ async def _run(
             ws_ping_timeout=2 * settings.max_queue_s,
             # Audio hardly compresses, and a small compressed message may unpack to a large one.
             ws_per_message_deflate=False,
+            backlog=_BACKLOG,
             limit_concurrency=settings.max_streams + _OTHER_CONNECTIONS,
             timeout_graceful_shutdown=2,
             lifespan="off",
@@ -80,6 +85,7 @@ async def _run(
         )
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_without_traceback)
 
     stopping = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -107,6 +113,13 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """One line for text that is not UTF-8: a client must not fill the log with tracebacks."""
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+        record.exc_info = None
+    return True
+
+
 def _bound(settings: ServeSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -115,6 +128,8 @@ def _bound(settings: ServeSettings) -> socket.socket:
         # Accepted sockets inherit it.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         listening.bind((settings.host, settings.port))
+        # From here on connections wait in the queue rather than being refused: the address may be announced.
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-import time
 from typing import IO, Any
 
 from starlette.datastructures import UploadFile
@@ -13,14 +12,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive
 
+from mvqkd.decode.subtitles import make_cues, render
+from mvqkd.decode.transcript import Transcript
 from mvqkd.errors import AudioError
 from mvqkd.serve.models import LoadedModel
 from mvqkd.serve.protocol import ClientFault
 from mvqkd.serve.service import Service
-from mvqkd.serve.transcribing import Transcript, transcribe_samples
+from mvqkd.serve.transcribing import transcribe_samples
 from mvqkd.serve.upload_audio import decode_upload
 
-_FORMATS = ("json", "text")
+_FORMATS = ("json", "text", "srt", "vtt")
 _QUERY = {"format", "model", "mix_down"}
 _IN_MEMORY_BYTES = 1_000_000
 # The text around the file in a multipart body.
@@ -35,27 +36,34 @@ async def transcribe_endpoint(request: Request) -> Response:
     with service.upload(), tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
         await _receive_upload(request, service, file)
         with slot.use() as model:
-            transcript, decode_s = await _decode(request, service, model, file, mix_down)
+            transcript = await _decode(request, service, model, file, mix_down)
         service.metrics.audio_seconds.labels(model_name, "upload").inc(transcript.duration_s)
-        service.metrics.upload_seconds.observe(decode_s)
+        service.metrics.upload_seconds.observe(transcript.wall_s)
+    return _answer(transcript, model, output)
+
+
+def _answer(transcript: Transcript, model: LoadedModel, output: str) -> Response:
     if output == "text":
         return PlainTextResponse(transcript.text + "\n")
+    if output == "srt":
+        return Response(render(make_cues(transcript.words()), "srt"), media_type="application/x-subrip; charset=utf-8")
+    if output == "vtt":
+        return Response(render(make_cues(transcript.words()), "vtt"), media_type="text/vtt")
     about = {name: model.describe()[name] for name in ("model", "version", "bundle_id")}
-    return JSONResponse({**about, **transcript.as_json(), "decode_s": round(decode_s, 4)})
+    result = {name: value for name, value in transcript.as_json().items() if name not in ("audio", "rtf")}
+    return JSONResponse({**about, **result, "decode_s": round(transcript.wall_s, 4)})
 
 
 async def _decode(
     request: Request, service: Service, model: LoadedModel, file: IO[bytes], mix_down: bool
-) -> tuple[Transcript, float]:
+) -> Transcript:
     """Decode in the upload thread; a client that leaves meanwhile makes it stop."""
     gone = threading.Event()
 
-    def work() -> tuple[Transcript, float]:
+    def work() -> Transcript:
         file.seek(0)
         samples = decode_upload(file, max_duration_s=service.settings.max_duration_s, mix_down=mix_down)
-        started = time.perf_counter()
-        transcript = transcribe_samples(model.transducer, samples, should_stop=gone.is_set)
-        return transcript, time.perf_counter() - started
+        return transcribe_samples(model.transducer, samples, should_stop=gone.is_set)
 
     working = asyncio.get_running_loop().run_in_executor(service.upload_thread, work)
     # After the body nothing but the end of the connection can come.
