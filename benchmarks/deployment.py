@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="of everything; medians are shown")
     parser.add_argument("--systems", nargs="+", help="only those whose name begins so; --list names them")
     parser.add_argument("--list", action="store_true", help="only name the systems")
+    parser.add_argument("--int8-layers", action="store_true", help="also int8 with some products left in float32")
     parser.add_argument("--work", type=Path, help="write deployment.json and deployment.md there instead")
     parser.add_argument("--render", action="store_true", help="only write the page from the results")
     arguments = parser.parse_args()
@@ -54,7 +55,8 @@ def main() -> None:
     if arguments.work:
         arguments.work.mkdir(parents=True, exist_ok=True)
         results, page = arguments.work / "deployment.json", arguments.work / "deployment.md"
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    _LOG.setLevel(logging.INFO)
     if not arguments.render:
         measured = measure(arguments)
         if measured is None:
@@ -74,8 +76,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
     from deployment_systems import PACKAGES, peers, students, write_whisper_filters
     from environment import describe
 
+    bundle = json.loads((arguments.bundle / "bundle.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        systems = [*students(arguments.bundle), *peers(write_whisper_filters(Path(folder)))]
+        systems = [*students(arguments.bundle, bundle), *peers(write_whisper_filters(Path(folder)))]
+        if arguments.int8_layers:
+            from deployment_int8 import ablations
+
+            systems += ablations(arguments.bundle, bundle, Path(folder))
         if arguments.systems:
             systems = [system for system in systems if system.name.startswith(tuple(arguments.systems))]
         if arguments.list:
@@ -87,7 +94,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
             sets.append(load_manifest(arguments.manifest, arguments.limit))
         load_average = os.getloadavg()[0]
         rows = [row for test_set in sets for row in compare(systems, test_set, arguments.repetitions)]
-    bundle = json.loads((arguments.bundle / "bundle.json").read_text(encoding="utf-8"))
     return describe(PACKAGES) | {
         "command": command(sys.argv),
         "settings": {
@@ -108,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
 def compare(systems: Sequence[System], test_set: TestSet, repetitions: int) -> list[dict[str, Any]]:
     """Let the systems take turns at a test set; a row each."""
     from deployment_figures import summarise
-    from deployment_process import start
+    from deployment_process import WorkerDiedError, start
 
     failed = {system.name: system.missing for system in systems if system.missing}
     heard: dict[str, list[Any]] = {system.name: [] for system in systems}
@@ -120,7 +126,7 @@ def compare(systems: Sequence[System], test_set: TestSet, repetitions: int) -> l
     def reported(system: System) -> Iterator[None]:
         try:
             yield
-        except SystemError as error:
+        except WorkerDiedError as error:
             # The others are still worth their time.
             _LOG.error("%s", error)
             failed[system.name] = f"failed: {error}"

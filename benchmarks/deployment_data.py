@@ -23,12 +23,17 @@ ONSET_RANGE_DB = 30
 
 @dataclass(frozen=True)
 class TestSet:
-    """Utterances: float32 (num_samples,) each at 16 kHz, and normalised references."""
+    """Utterances: float32 (num_samples,) each at 16 kHz, and normalised references.
+
+    Attributes:
+        train_minutes: of the speech of this kind that the student has heard; 0 for a manifest.
+    """
 
     name: str
     audio: list[Any]
     refs: list[str]
     sha256: str
+    train_minutes: float = 0.0
 
     @property
     def durations_s(self) -> list[float]:
@@ -39,6 +44,7 @@ class TestSet:
         return {
             **{"utterances": len(self.audio), "duration_s": sum(self.durations_s)},
             **{"words": sum(len(ref.split()) for ref in self.refs), "sha256": self.sha256},
+            "train_minutes": self.train_minutes,
             "median_utterance_s": float(np.median(self.durations_s)),
         }
 
@@ -48,7 +54,8 @@ def load_split(data_dir: Path, limit: int | None) -> TestSet:
     data = load_artifact(data_dir, "cut-manifest")
     split = load_scored_split(data, "test")
     audio = [load_audio(cut) for cut in split.cuts[:limit]]
-    return TestSet("test split", audio, list(split.refs[:limit]), split.sha256)
+    train_minutes = 60 * data.facts["hours"]["train"]
+    return TestSet("test split", audio, list(split.refs[:limit]), split.sha256, train_minutes)
 
 
 def load_manifest(path: Path, limit: int | None) -> TestSet:

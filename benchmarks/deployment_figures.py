@@ -51,10 +51,17 @@ def summarise(
         "silent": len(onsets) - len(spoke),
         "texts": texts,
     }
+    if "parts_s" in heard[0][0]:
+        row["rtf_parts"] = {
+            part: statistics.median(sum(a["parts_s"].get(part, 0.0) for a in answers) / duration_s for answers in heard)
+            for part in heard[0][0]["parts_s"]
+        }
     if system.mode == "streaming":
         placed = [item for item in spoke if heard[0][item]["first_token_s"] is not None]
         latencies = _over(heard, placed, lambda answer, _: answer["first_text_s"] - answer["first_token_s"])
         row["first_token_s"] = _spread(latencies)
+        late = [heard[0][item]["first_text_s"] > test_set.durations_s[item] for item in spoke]
+        row["first_text_after_end"] = float(np.mean(late)) if late else None
         if system.chunk_s is not None:
             row["first_token_bound_s"] = system.chunk_s + 0.1
             row["first_token_below_bound"] = float(np.mean(np.array(latencies) < system.chunk_s + 0.1))
@@ -76,16 +83,20 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 def findings(rows: Sequence[Row]) -> list[Row]:
     """What the rows of one test set say: ours against the peers, int8 against float32, the latency's bound."""
     measured = {row["system"]: row for row in rows if not row.get("missing")}
-    ours = [row for row in measured.values() if row["model"].startswith("student")]
+    students = [row for row in measured.values() if row["model"].startswith("student")]
+    ours = [row for row in students if not row["left_out"]]
     found: list[Row] = []
     for peer, factor in (("whisper-tiny.en", 3.0), ("moonshine-tiny", 1.0)):
         theirs = [row["rtf"] for row in measured.values() if row["model"] == peer]
         for row in ours if theirs else []:
             ratio = min(theirs) / row["rtf"]
             found.append({"kind": "speed", "peer": peer, "system": row["system"], "ratio": ratio, "wanted": factor})
-    for row in ours:
-        plain = measured.get(row["system"].replace("-int8-", "-float32-"))
+    for row in students:
+        variant = row["system"].partition("-")[0]
+        plain = measured.get(f"{variant}-float32-{row['runtime']}")
         if row["precision"] == "int8" and plain:
+            parts = [side.get("rtf_parts", {}) for side in (plain, row)]
+            encoder = [part.get("encoder", part.get("model")) for part in parts]
             changed = sum(a != b for a, b in zip(row["texts"], plain["texts"], strict=True))
             found.append(
                 {
@@ -93,8 +104,8 @@ def findings(rows: Sequence[Row]) -> list[Row]:
                     "wer_points": 100 * (row["wer"] - plain["wer"]),
                     "smaller": plain["model_bytes"] / row["model_bytes"],
                     "faster": plain["rtf"] / row["rtf"],
+                    "encoder_faster": encoder[0] / encoder[1] if all(encoder) else None,
+                    "left_out": row["left_out"],
                 }
             )
     return found
-
-

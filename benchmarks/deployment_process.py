@@ -25,6 +25,10 @@ SOURCES = Path(__file__).resolve().parent.parent / "src" / "mvqkd"
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")}
 
 
+class WorkerDiedError(Exception):
+    """A system's process has ended; the message says what it said last."""
+
+
 class Worker:
     """A running system; made by ``start``."""
 
@@ -56,7 +60,7 @@ class Worker:
             code = self._process.wait()
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip().splitlines()
-            raise SystemError(f"{self.system.name}: ended with {code}: {said[-1][:300] if said else 'no message'}")
+            raise WorkerDiedError(f"{self.system.name}: ended with {code}: {said[-1][:300] if said else 'no message'}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -66,7 +70,7 @@ def start(system: System, core: int) -> Iterator[Worker]:
     """Start a system on one processor core; it ends with the block.
 
     Raises:
-        SystemError: it cannot be loaded.
+        WorkerDiedError: it cannot be loaded.
     """
     task = {"recognizer": system.recognizer, "options": system.options, "mode": system.mode, "core": core}
     with tempfile.TemporaryFile() as errors:
@@ -90,7 +94,8 @@ def package_sizes(files: Iterable[str], model_files: Iterable[Path]) -> dict[str
     sizes: dict[str, int] = {}
     for path in map(Path, files):
         name = "mvqkd" if path.is_relative_to(SOURCES) else owners.get(path)
-        if name is None or name in sizes:
+        # setuptools has a hook in every start of Python.
+        if name in (None, "setuptools") or name in sizes:
             continue
         owned = SOURCES.rglob("*.py") if name == "mvqkd" else _files(importlib.metadata.distribution(name))
         sizes[name] = sum(file.stat().st_size for file in owned if file not in models)

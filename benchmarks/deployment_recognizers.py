@@ -6,6 +6,7 @@ The peers are used as their own documentation does, with one thread and greedy s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +15,6 @@ import numpy as np
 
 Samples = Any  # float32 (num_samples,), 16 kHz, one channel, in [-1, 1]
 RATE_HZ = 16_000
-# Silence that a sherpa-onnx stream is given after the last word, so that it comes out.
-SHERPA_TAIL_S = 0.8
 
 
 class Offline(Protocol):
@@ -34,6 +33,21 @@ class Streaming(Protocol):
         """Where in the audio the system itself places the first token of the present text."""
 
 
+def time_parts(runtime: Any) -> dict[str, float]:
+    """Seconds that each graph of one of our runtimes runs from now on; two clock readings a call are all it costs."""
+    seconds: dict[str, float] = {}
+    run = runtime.run
+
+    def timed(part: str, *inputs: Any) -> Any:
+        started = time.perf_counter()
+        outputs = run(part, *inputs)
+        seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
+        return outputs
+
+    runtime.run = timed
+    return seconds
+
+
 class OursOffline:
     """``OnnxTransducer`` of the bundle, greedy."""
 
@@ -41,6 +55,7 @@ class OursOffline:
         from mvqkd.decode.onnx_runtime import OnnxTransducer
 
         self._runtime = OnnxTransducer(bundle, num_threads=1, int8=int8)
+        self.parts_s = time_parts(self._runtime)
 
     def transcribe(self, samples: Samples) -> str:
         return self._runtime.transcribe([samples])[0]
@@ -50,12 +65,15 @@ class OursCtc:
     """The CTC graph of the bundle, best path."""
 
     def __init__(self, bundle: str, int8: bool) -> None:
-        from mvqkd.decode.onnx_graphs import OnnxCtc
+        from mvqkd.data.features import log_mel
+        from mvqkd.decode.onnx_ctc import OnnxCtc
 
-        self._runtime = OnnxCtc(bundle, num_threads=1, int8=int8)
+        self._runtime, self._log_mel = OnnxCtc(bundle, num_threads=1, int8=int8), log_mel
+        self.parts_s = time_parts(self._runtime)
 
     def transcribe(self, samples: Samples) -> str:
-        return self._runtime.transcribe([samples])[0]
+        (found,) = self._runtime.decode([self._log_mel(samples)])
+        return self._runtime.tokens.decode(found.tokens)
 
 
 class OursStreaming:
@@ -65,6 +83,7 @@ class OursStreaming:
         from mvqkd.decode.streaming import StreamingRecognizer
 
         self._recognizer = StreamingRecognizer(bundle, num_threads=1, int8=int8)
+        self.parts_s = time_parts(self._recognizer)
 
     def start(self) -> None:
         self._stream = self._recognizer.open_stream()
@@ -105,11 +124,15 @@ class SherpaOffline:
 
 
 class SherpaStreaming:
-    """Unmodified sherpa-onnx with the streaming transducer."""
+    """Unmodified sherpa-onnx with the streaming transducer.
 
-    def __init__(self, graphs: dict[str, str], tokens: str) -> None:
+    It decodes whole chunks only, so a stream is given ``tail_s`` of silence after the last word for that to come out.
+    """
+
+    def __init__(self, graphs: dict[str, str], tokens: str, tail_s: float) -> None:
         import sherpa_onnx
 
+        self._tail = np.zeros(round(tail_s * RATE_HZ), dtype=np.float32)
         self._recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(**graphs, tokens=tokens, num_threads=1)
 
     def start(self) -> None:
@@ -120,7 +143,7 @@ class SherpaStreaming:
         yield from self._advance()
 
     def finish(self) -> Iterator[str]:
-        self._stream.accept_waveform(RATE_HZ, np.zeros(round(SHERPA_TAIL_S * RATE_HZ), dtype=np.float32))
+        self._stream.accept_waveform(RATE_HZ, self._tail)
         self._stream.input_finished()
         yield from self._advance()
 

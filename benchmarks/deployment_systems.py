@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +32,7 @@ class System:
         model_files: what must be shipped beside packages.
         chunk_s: audio by which a streaming system advances.
         missing: why it cannot be measured, and what to do; None where it can.
+        left_out: of an int8 student, the weights that stayed in float32; see ``deployment_int8``.
     """
 
     name: str
@@ -46,19 +45,23 @@ class System:
     model_files: Sequence[Path] = ()
     chunk_s: float | None = None
     missing: str | None = None
+    left_out: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """What the results say of it."""
         return {
             **{"system": self.name, "model": self.model, "precision": self.precision, "runtime": self.runtime},
-            **{"mode": self.mode, "chunk_s": self.chunk_s},
+            **{"mode": self.mode, "chunk_s": self.chunk_s, "left_out": self.left_out},
             "model_bytes": sum(path.stat().st_size for path in self.model_files),
         }
 
 
-def students(bundle: Path) -> list[System]:
-    """Every variant of a bundle by our runtime and by sherpa-onnx; those that it lacks are marked missing."""
-    facts = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+def students(bundle: Path, facts: dict[str, Any]) -> list[System]:
+    """Every variant of a bundle by our runtime and by sherpa-onnx; those that it lacks are marked missing.
+
+    Args:
+        facts: those of its bundle.json.
+    """
     return [
         student(bundle, facts, variant, precision, runtime)
         for variant in VARIANTS
@@ -68,7 +71,7 @@ def students(bundle: Path) -> list[System]:
 
 
 def student(bundle: Path, facts: dict[str, Any], variant: str, precision: str, runtime: str) -> System:
-    """One variant of a bundle; ``facts`` are those of its bundle.json."""
+    """One variant of a bundle; ``facts`` as for ``students``."""
     of_variant = facts["variants"].get(variant, {})
     graphs = {part: bundle / file for part, file in of_variant.get(precision, {}).items()}
     missing = None if graphs else f"the bundle has no {variant} {precision}: re-run export-onnx"
@@ -84,7 +87,10 @@ def student(bundle: Path, facts: dict[str, Any], variant: str, precision: str, r
         options = {"bundle": str(bundle), "int8": precision == "int8"}
     chunk_s = None
     if variant == "streaming" and not missing:
-        chunk_s = float(of_variant["chunk_frames"] / Fraction(facts["student_rate_hz"]))
+        chunk_s = float(facts["streaming"]["chunk_s"])
+        if runtime == SHERPA:
+            # Enough for a chunk that has just begun, and for words that come out late.
+            options["tail_s"] = facts["streaming"]["latency_s"] + facts["streaming"]["tail_s"]
     return System(
         f"{variant}-{precision}-{runtime}",
         f"student, {'CTC' if variant == 'ctc' else variant}",

@@ -45,7 +45,11 @@ def main() -> None:
         samples = np.frombuffer(sys.stdin.buffer.read(4 * count), dtype="<f4")
         cpu = time.process_time()
         heard = listen(system, samples)
-        answer(heard | {"cpu_s": time.process_time() - cpu})
+        heard["cpu_s"] = time.process_time() - cpu
+        if parts := getattr(system, "parts_s", None):
+            heard["parts_s"] = dict(parts)
+            parts.clear()
+        answer(heard)
     answer({"peak_rss_bytes": peak_rss_bytes(), "python_rss_bytes": before, "files": loaded_files()})
 
 
