@@ -129,6 +129,21 @@ def test_an_utterance_decodes_the_same_with_and_without_batch_mates(
             assert alone[0].frames == found.frames
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, num_frames=st.integers(0, 40), ahead=st.integers(1, 50))
+def test_frames_joined_ahead_change_nothing(seed: int, num_frames: int, ahead: int) -> None:
+    encoded, lengths = random_encoded(seed, [num_frames or 1])
+    lengths[0] = num_frames
+    model = TableTransducer(seed, 6, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mvqkd.decode.search._JOINED_AHEAD", ahead)
+        (alone,) = greedy_search(model, encoded, lengths)
+    # Two of it are a batch, which goes frame by frame.
+    frame_by_frame, _ = greedy_search(model, np.repeat(encoded, 2, axis=0), np.repeat(lengths, 2))
+    assert (alone.tokens, alone.frames) == (frame_by_frame.tokens, frame_by_frame.frames)
+    assert math.isclose(alone.log_prob, frame_by_frame.log_prob, abs_tol=1e-9)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds, lengths=lengths_of_batches)
 def test_a_beam_of_one_is_greedy(seed: int, lengths: list[int]) -> None:
