@@ -99,7 +99,7 @@ class TransducerGraphs(Graphs):
     def __init__(self, bundle_dir: Path | str, variant: Variant, *, num_threads: int = 1, int8: bool = False) -> None:
         super().__init__(bundle_dir, variant, num_threads=num_threads, int8=int8)
         self.context_size = self.metadata("decoder", "context_size")
-        self._predicted: dict[tuple[int, ...], Floats] = {}
+        self._predicted: dict[tuple[int, ...], Floats | None] = {}
 
     def predict(self, contexts: Ids) -> Floats:
         """See ``Transducer.predict``. Remembers what it has computed: speech says the same few contexts again and
@@ -109,11 +109,10 @@ class TransducerGraphs(Graphs):
         known = {context: self._predicted.get(context) for context in wanted}
         new = [context for context, row in known.items() if row is None]
         if new:
-            computed = dict(zip(new, self.run("decoder", np.array(new, dtype=np.int64))[0], strict=True))
-            known.update(computed)
+            known.update(zip(new, self.run("decoder", np.array(new, dtype=np.int64))[0], strict=True))
             if len(self._predicted) >= _REMEMBERED_CONTEXTS:
                 self._predicted = {}  # not cleared: another thread may be reading
-            self._predicted.update(computed)
+            self._predicted.update(known)
         predicted: Floats = np.stack([known[context] for context in wanted])  # type: ignore[misc]
         return predicted
 
