@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from mvqkd.artifacts import Artifact, PartialArtifact
@@ -113,6 +114,16 @@ class Server:
         while not condition():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
+
+
+def rest_until_closed(client: ClientConnection) -> list[dict[str, Any]]:
+    """Every message until the connection ends, however it does."""
+    messages = []
+    try:
+        while True:
+            messages.append(receive(client))
+    except ConnectionClosed:
+        return messages
 
 
 def receive(client: ClientConnection) -> dict[str, Any]:
