@@ -1,7 +1,7 @@
 """How much the extra ``runtime`` installs: a fresh environment, its packages and the wheels that were fetched.
 
     python benchmarks/install_size.py            measure and write benchmarks/results/install_size.json
-    python benchmarks/install_size.py --render   print the table of README.md from that file
+    python benchmarks/install_size.py --render   print what README.md says, from that file
 
 Needs a package index (or PIP_* variables that name a folder of wheels). The environment is made in a temporary
 directory and removed again.
@@ -10,12 +10,14 @@ directory and removed again.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ from environment import describe
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "install_size.json"
 # Come with the environment itself, not with the extra.
-NOT_OURS = ("pip", "setuptools", "wheel", "distutils-precedence.pth", "_distutils_hack", "pkg_resources")
+NOT_OURS = ("pip", "setuptools", "wheel")
+# Packages that README.md names; the others are summed up.
+NAMED = 4
 
 
 def main() -> int:
@@ -55,39 +59,35 @@ def measure(extra: str) -> dict[str, Any]:
         )
         wall_s = time.perf_counter() - started
         (site,) = python.parents[1].glob("lib/python*/site-packages")
-        rows = [
-            {"package": path.name, "installed_bytes": _bytes(path)}
-            for path in sorted(site.iterdir())
-            if not path.name.startswith(NOT_OURS)
-        ]
+        rows = [_row(path) for path in sorted(site.glob("*.dist-info"))]
+        rows = [row for row in rows if row["package"] not in NOT_OURS]
         return {
             "extra": extra,
             "installed_bytes": sum(row["installed_bytes"] for row in rows),
             "wheel_bytes": sum(path.stat().st_size for path in wheels.iterdir()),
             "num_wheels": len(list(wheels.iterdir())),
             "wall_s": round(wall_s, 1),
-            "versions": _versions(python),
+            "versions": {"python": platform.python_version()} | {row["package"]: row["version"] for row in rows},
             "rows": sorted(rows, key=lambda row: -row["installed_bytes"]),
         }
 
 
 def render(results: dict[str, Any]) -> str:
-    """README's sentence and table."""
-    rows = [row for row in results["rows"] if row["installed_bytes"] >= 1e6]
-    rest = results["installed_bytes"] - sum(row["installed_bytes"] for row in rows)
-    machine, versions = results["machine"], results["versions"]
-    lines = [
-        f"Measured by `{results['command']}` (Python {versions['python']}, onnxruntime {versions['onnxruntime']}, "
-        f"{machine['system']}):",
-        f"**{results['installed_bytes'] / 1e6:.0f} MB** installed, {results['wheel_bytes'] / 1e6:.0f} MB to download "
-        f"({results['num_wheels']} wheels).",
-        "",
-        "| installed | MB |",
-        "|---|---|",
-        *(f"| {row['package']} | {row['installed_bytes'] / 1e6:.1f} |" for row in rows),
-        f"| everything else | {rest / 1e6:.1f} |",
-    ]
-    return "\n".join(lines)
+    """README's paragraph."""
+    rows, versions = results["rows"], results["versions"]
+    named = ", ".join(f"{row['package']} {_mb(row['installed_bytes'])}" for row in rows[:NAMED])
+    rest = sum(row["installed_bytes"] for row in rows[NAMED:])
+    text = (
+        f"That is **{_mb(results['installed_bytes'])} MB** on disk and {_mb(results['wheel_bytes'])} MB to download, "
+        f"{results['num_wheels']} wheels, none of them torch: {named}, all else {_mb(rest)} MB. Measured in a fresh "
+        f"environment by `{results['command']}` on {results['machine']['system']}, Python {versions['python']}, "
+        f"onnxruntime {versions['onnxruntime']}; compiled Python files, which come with use, are not counted."
+    )
+    return textwrap.fill(text, 118, break_on_hyphens=False)
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.0f}"
 
 
 def _copy(target: Path) -> Path:
@@ -99,19 +99,16 @@ def _copy(target: Path) -> Path:
     return target
 
 
-def _bytes(path: Path) -> int:
-    """Bytes of the files below, as they are; disk blocks depend on the file system."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc")
-
-
-def _versions(python: Path) -> dict[str, str]:
-    listed = subprocess.run(
-        [str(python), "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
-    )
-    found = {row["name"]: row["version"] for row in json.loads(listed.stdout)}
-    return {"python": platform.python_version(), **{name: found[name] for name in found if name not in NOT_OURS}}
+def _row(dist_info: Path) -> dict[str, Any]:
+    """A distribution: what its own record says was installed, less what Python compiles."""
+    name, version = dist_info.name.removesuffix(".dist-info").rsplit("-", 1)
+    with (dist_info / "RECORD").open(encoding="utf-8", newline="") as record:
+        files = [dist_info.parent / row[0] for row in csv.reader(record) if row and not row[0].endswith(".pyc")]
+    return {
+        "package": name,
+        "version": version,
+        "installed_bytes": sum(file.stat().st_size for file in files if file.is_file()),
+    }
 
 
 if __name__ == "__main__":

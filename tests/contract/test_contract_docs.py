@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("objectives", "docs/objectives.md"),
         ("demo", "README.md"),
+        ("install_size", "README.md"),
         ("quantizer", "docs/quantizer.md"),
         ("rnnt_loss", "docs/rnnt_loss.md"),
     ],
