@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +95,39 @@ class Source:
         decoder = PcmDecoder(layout, _subject(name), mix_down=self.mix_down)
         # read1 gives what has arrived: waiting for a full buffer would hold the words back.
         read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
-        try:
-            while data := read(_READ_BYTES):
-                yield from in_blocks(decoder.accept(data))
-        except KeyboardInterrupt:
-            # Ctrl-C ends a recording at the microphone: what was said so far is still to be printed.
-            if name != STDIN:
-                raise
+        if name == STDIN:
+            read = _UntilInterrupted(read)
+        while data := read(_READ_BYTES):
+            yield from in_blocks(decoder.accept(data))
         yield decoder.finish()
+
+
+class _UntilInterrupted:
+    """A ``read`` that finds the end of the stream at Ctrl-C: what was said into the microphone is still to be printed.
+
+    A second Ctrl-C interrupts as usual.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._reading = self._interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def __call__(self, num_bytes: int) -> bytes:
+        try:
+            self._reading = True
+            return b"" if self._interrupted else self._read(num_bytes)
+        except KeyboardInterrupt:
+            return b""
+        finally:
+            self._reading = False
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        # Outside of a read, an exception would lose the block that is being decoded.
+        if self._reading or self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
 
 def in_blocks(samples: Samples) -> Iterator[Samples]:
