@@ -219,6 +219,23 @@ def test_raw_pcm_from_stdin_and_from_a_file(
     assert run(["transcribe", *options, str(tmp_path / "none.pcm")]) == 1
 
 
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_nothing_at_all_is_an_error(
+    bundle: str, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stream: list[str]
+) -> None:
+    (tmp_path / "a.pcm").touch()
+    (tmp_path / "b.pcm").touch()
+    raw = ["--bundle", bundle, *stream, "--raw", "s16le", str(tmp_path / "a.pcm"), str(tmp_path / "b.pcm")]
+    assert run(["transcribe", *raw]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("expected samples, got none" in line for line in lines)
+    # Without a stdin there is none to read, and files do not need it.
+    process = start("--bundle", bundle, audio / "a.wav", stdin=None, preexec_fn=lambda: os.close(0))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"CAB\n"), err
+
+
 def test_words_come_while_the_microphone_is_open_and_ctrl_c_ends_it(bundle: str) -> None:
     process = start("--bundle", bundle, "--stream", "--raw", "f32le", "--format", "jsonl", "-")
     assert process.stdin is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,13 +138,13 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 
 def _source(arguments: argparse.Namespace) -> Source:
+    # A process may be started without a stdin.
+    stdin = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
     if arguments.raw is None:
-        return Source(sys.stdin.buffer, mix_down=arguments.mix_down)
+        return Source(stdin, mix_down=arguments.mix_down)
     from mvqkd.data.pcm import PcmLayout
 
-    return Source(
-        sys.stdin.buffer, PcmLayout(arguments.raw, arguments.rate, arguments.channels), mix_down=arguments.mix_down
-    )
+    return Source(stdin, PcmLayout(arguments.raw, arguments.rate, arguments.channels), mix_down=arguments.mix_down)
 
 
 def _output(arguments: argparse.Namespace, names: Sequence[str | MvqkdError]) -> Output:

@@ -49,11 +49,11 @@ class Source:
         from mvqkd.data.audio import decode_stream, one_channel, read_audio
 
         if self.layout is not None:
-            return _joined(self._raw(name), _subject(name))
+            return _joined(self._raw(name), subject_of(name))
         if name != STDIN:
             return read_audio(Path(name), mix_down=self.mix_down)
         content = io.BytesIO(self.stdin.read())
-        return one_channel(decode_stream(content, _subject(name)), _subject(name), mix_down=self.mix_down)
+        return one_channel(decode_stream(content, subject_of(name)), subject_of(name), mix_down=self.mix_down)
 
     def blocks(self, name: str) -> Iterator[Samples]:
         """A recording in blocks, from stdin as they arrive."""
@@ -74,7 +74,7 @@ class Source:
                 yield from self._decoded(stream, self.layout, name)
         except OSError as error:
             raise AudioError(
-                _subject(name), expected="a file of raw PCM", got=str(error), next_step="check the path"
+                subject_of(name), expected="a file of raw PCM", got=str(error), next_step="check the path"
             ) from error
 
     def _piped_file(self) -> Iterator[Samples]:
@@ -83,16 +83,16 @@ class Source:
 
         start = self.stdin.read(4)
         if start == b"RIFF":
-            yield from self._decoded(self.stdin, read_wav_header(self.stdin, _subject(STDIN)), STDIN)
+            yield from self._decoded(self.stdin, read_wav_header(self.stdin, subject_of(STDIN)), STDIN)
             return
         content = io.BytesIO(start + self.stdin.read())
-        decoded = decode_stream(content, _subject(STDIN))
-        yield from in_blocks(one_channel(decoded, _subject(STDIN), mix_down=self.mix_down))
+        decoded = decode_stream(content, subject_of(STDIN))
+        yield from in_blocks(one_channel(decoded, subject_of(STDIN), mix_down=self.mix_down))
 
     def _decoded(self, stream: BinaryIO, layout: PcmLayout, name: str) -> Iterator[Samples]:
         from mvqkd.data.pcm import PcmDecoder
 
-        decoder = PcmDecoder(layout, _subject(name), mix_down=self.mix_down)
+        decoder = PcmDecoder(layout, subject_of(name), mix_down=self.mix_down)
         # read1 gives what has arrived: waiting for a full buffer would hold the words back.
         read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         if name == STDIN:
@@ -162,12 +162,17 @@ def find_audio(given: Path) -> Iterator[str | AudioError]:
 def _joined(blocks: Iterator[Samples], subject: str) -> Samples:
     import numpy as np
 
-    parts = list(blocks)
-    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    samples = np.concatenate([*blocks, np.zeros(0, dtype=np.float32)])
     if not len(samples):
-        raise AudioError(subject, expected="samples", got="none", next_step="check where the audio comes from")
+        raise no_samples(subject)
     return samples
 
 
-def _subject(name: str) -> str:
+def no_samples(subject: str) -> AudioError:
+    """The refusal of a recording in which there is nothing."""
+    return AudioError(subject, expected="samples", got="none", next_step="check where the audio comes from")
+
+
+def subject_of(name: str) -> str:
+    """What error messages call a recording."""
     return "audio on stdin" if name == STDIN else f"recording {name}"

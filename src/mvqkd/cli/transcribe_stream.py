@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mvqkd.cli.transcribe_input import no_samples, subject_of
 from mvqkd.decode.endpoint import EndpointRules
 from mvqkd.decode.streaming import AudioStream, StreamingRecognizer
 from mvqkd.decode.transcript import FRAME_S, Segment, Transcript
@@ -129,12 +130,18 @@ class LiveTranscription:
         self._wall_s = 0.0
 
     def run(self, audio: str, blocks: Iterable[Samples]) -> tuple[Transcript, Latency]:
-        """Recognise a recording that arrives in blocks, float32 (n,), 16 kHz mono."""
+        """Recognise a recording that arrives in blocks, float32 (n,), 16 kHz mono.
+
+        Raises:
+            AudioError: there was nothing in it, or what ``blocks`` raises.
+        """
         stream = self._stream
         for block in self._clock.feed(blocks):
             started = time.perf_counter()
             stream.accept(block)
             self._advance(started)
+        if not stream.duration_s:
+            raise no_samples(subject_of(audio))
         started = time.perf_counter()
         stream.finish()
         self._advance(started)
