@@ -81,6 +81,9 @@ async def _receive_audio(websocket: WebSocket, service: Service, mailbox: Mailbo
     settings, decoder = service.settings, PcmDecoder(start)
     audio_seconds = service.metrics.audio_seconds.labels(start.model, "stream")
     client_ended = False
+    loop = asyncio.get_running_loop()
+    # Also by the clock: a client that drips, a sample now and then, would keep its place for ever.
+    deadline = loop.time() + settings.max_duration_s + settings.idle_s
     while True:
         try:
             # Once the audio has ended, a client may listen for as long as the results take.
@@ -108,7 +111,7 @@ async def _receive_audio(websocket: WebSocket, service: Service, mailbox: Mailbo
         before_s = mailbox.accepted_s
         await mailbox.put(decoder.decode(message))
         audio_seconds.inc(mailbox.accepted_s - before_s)
-        if mailbox.accepted_s >= settings.max_duration_s:
+        if mailbox.accepted_s >= settings.max_duration_s or loop.time() >= deadline:
             mailbox.finish("max_duration")
 
 

@@ -24,6 +24,8 @@ from mvqkd.serve.upload_audio import decode_upload
 _FORMATS = ("json", "text", "srt", "vtt")
 _QUERY = {"format", "model", "mix_down"}
 _IN_MEMORY_BYTES = 1_000_000
+# An upload that drips, a byte now and then, would keep its place: it may take this many times the idle time in all.
+_PATIENCE = 10
 # The text around the file in a multipart body.
 _MULTIPART_MARGIN_BYTES = 16_384
 
@@ -34,7 +36,11 @@ async def transcribe_endpoint(request: Request) -> Response:
     output, model_name, mix_down = _query(request)
     slot = service.slot(model_name)
     with service.upload(), tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
-        await _receive_upload(request, service, file)
+        try:
+            async with asyncio.timeout(_PATIENCE * service.settings.idle_s):
+                await _receive_upload(request, service, file)
+        except TimeoutError:
+            raise _too_slow("all of it", f"only a part in {_PATIENCE * service.settings.idle_s:g} s") from None
         with slot.use() as model:
             transcript = await _decode(request, service, model, file, mix_down)
         service.metrics.audio_seconds.labels(model_name, "upload").inc(transcript.duration_s)
@@ -132,16 +138,17 @@ def _bounded(receive: Receive, stop_bytes: int, limit_bytes: int, idle_s: float)
         try:
             message = await asyncio.wait_for(receive(), idle_s)
         except TimeoutError:
-            raise ClientFault(
-                "upload", code="idle", status=408, expected="more of it", got=f"nothing for {idle_s:g} s",
-                next_step="send it again",
-            ) from None  # fmt: skip
+            raise _too_slow("more of it", f"nothing for {idle_s:g} s") from None
         received += len(message.get("body", b""))
         if received > stop_bytes:
             raise _too_big(limit_bytes)
         return message
 
     return bounded
+
+
+def _too_slow(expected: str, got: str) -> ClientFault:
+    return ClientFault("upload", code="idle", status=408, expected=expected, got=got, next_step="send it again")
 
 
 def _too_big(limit_bytes: int) -> ClientFault:

@@ -55,18 +55,24 @@ class DecodingWorker:
         self._thread.join()
 
     def _run(self) -> None:
+        # No stream is a variable here: waiting must not keep the last one and its model in memory.
         while self._collect():
-            ready = [decoding for decoding in list(self._active) if self._is_ready(decoding)]
-            for batch in _batches(ready, self._max_batch):
-                self._decode(batch)
-            # Those not in `ready` have nothing left; they come back when they are touched.
-            self._active = {decoding: None for decoding in ready if decoding in self._active}
+            self._round()
             if self._deliveries:
                 deliveries, self._deliveries = self._deliveries, []
                 try:
                     self._send(deliveries)
                 except RuntimeError:  # the loop has been closed: nobody is there to read
                     return
+                del deliveries
+
+    def _round(self) -> None:
+        """Advance every stream that has a chunk by one."""
+        ready = [decoding for decoding in list(self._active) if self._is_ready(decoding)]
+        for batch in _batches(ready, self._max_batch):
+            self._decode(batch)
+        # Those not in `ready` have nothing left; they come back when they are touched.
+        self._active = {decoding: None for decoding in ready if decoding in self._active}
 
     def _collect(self) -> bool:
         """Wait for streams to look at; False when the thread is to end."""

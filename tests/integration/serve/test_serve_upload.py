@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -21,7 +22,7 @@ from mvqkd.decode.onnx_runtime import OnnxTransducer
 from mvqkd.errors import AudioError
 from mvqkd.serve.protocol import ClientFault
 from mvqkd.serve.upload_audio import decode_upload
-from tests.serving import Floats, Server, speech
+from tests.serving import Floats, Server, serving, speech
 
 
 def encoded(samples: Floats, rate: int = 16_000, container: str = "WAV", subtype: str | None = "PCM_16") -> bytes:
@@ -151,6 +152,32 @@ def test_an_upload_that_stops_in_the_middle_is_given_up(server: Server) -> None:
         connection.sendall(b"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nRIFF")
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
     assert server.metric("mvqkd_rejected_total", reason="idle") == before + 1
+
+
+def test_clients_that_drip_do_not_keep_their_place(bundle: Artifact, tmp_path: Path) -> None:
+    """A byte or an empty message now and then is never idle, but ends all the same."""
+    with serving(bundle.path, tmp_path, "--idle-s", "0.4", "--max-duration-s", "1") as own:
+        with raw_connection(own) as connection:
+            connection.sendall(b"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+            connection.settimeout(0.2)
+            answer = b""
+            for _ in range(50):
+                try:
+                    connection.sendall(b"\0")
+                    answer = connection.recv(100)
+                    break
+                except TimeoutError:
+                    continue
+            assert answer.startswith(b"HTTP/1.1 408")
+        with own.stream() as client:
+            message: dict[str, object] = {}
+            for _ in range(50):
+                client.send(b"")
+                with contextlib.suppress(TimeoutError):
+                    message = json.loads(client.recv(timeout=0.1))
+                if message.get("type") == "end":
+                    break
+            assert message["reason"] == "max_duration"
 
 
 def test_a_client_that_leaves_in_the_middle_frees_its_place(server: Server) -> None:
