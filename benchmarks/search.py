@@ -4,7 +4,8 @@
 
 Reads artifacts/bundle and artifacts/data of the demo, writes benchmarks/results/search.json. Greedy search is measured
 with several values of ``_JOINED_AHEAD`` (frames a call of the joiner) and with and without the memory of the predictor;
-every variant must find the tokens of the first one.
+every variant must find the tokens of the first one. And what hotwords are good for: the words of the test texts that no
+training text has, as hotwords. That is the most that a list can give: it holds no word that is not said.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from environment import describe
-from mvqkd.artifacts import load_artifact
+from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.data.audio import load_audio
+from mvqkd.data.cuts import load_cuts
 from mvqkd.data.features import log_mel
 from mvqkd.decode import search
 from mvqkd.decode.batching import pad_features
 from mvqkd.decode.hotwords import DEFAULT_SCORE, ContextGraph, Hotword
 from mvqkd.decode.onnx_runtime import OnnxTransducer
-from mvqkd.decode.scored_split import load_scored_split
+from mvqkd.decode.scored_split import ScoredSplit, load_scored_split
+from mvqkd.decode.scoring import total, word_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "search.json"
@@ -41,7 +44,8 @@ class Forgetful(OnnxTransducer):
 
 def main() -> int:
     bundle = ROOT / "artifacts" / "bundle"
-    split = load_scored_split(load_artifact(ROOT / "artifacts" / "data"), "test")
+    data = load_artifact(ROOT / "artifacts" / "data")
+    split = load_scored_split(data, "test")
     remembering, forgetful = OnnxTransducer(bundle), Forgetful(bundle)
     features = [log_mel(load_audio(cut)) for cut in split.cuts]
     encoded = [remembering.encode(*pad_features([item])) for item in features]
@@ -91,9 +95,34 @@ def main() -> int:
         "tokens": sum(len(tokens) for tokens, _ in reference),
         "bundle": load_artifact(bundle).short_id,
         "rows": rows,
+        "hotwords": hotword_rows(remembering, data, split),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def hotword_rows(model: OnnxTransducer, data: Artifact, split: ScoredSplit) -> list[dict[str, Any]]:
+    """WER, and how many of the words that training never had were heard, by score a token."""
+    known = {word for cut in load_cuts(data, "train") for word in cut.supervisions[0].text.split()}
+    unknown = sorted({word for text in split.refs for word in text.split() if word not in known and len(word) > 3})
+    audio = [load_audio(cut) for cut in split.cuts]
+    rows = []
+    for score in (0.0, 1.0, DEFAULT_SCORE, 2.0, 3.0):
+        graph = ContextGraph([Hotword(tuple(model.tokens.encode(word)), score) for word in unknown])
+        texts = model.transcribe(audio, decoder="modified_beam_search", hotwords=graph)
+        pairs = [(ref.split(), text.split()) for ref, text in zip(split.refs, texts, strict=True)]
+        errors = total([word_errors(ref, text) for ref, text in zip(split.refs, texts, strict=True)])
+        rows.append(
+            {
+                "score": score,
+                "num_hotwords": len(unknown),
+                "said": sum(word in unknown for ref, _ in pairs for word in ref),
+                "heard": sum(word in unknown and word in text for ref, text in pairs for word in ref),
+                "wer": round(errors.rate, 4),
+            }
+        )
+        print(rows[-1])
+    return rows
 
 
 def _encode(model: OnnxTransducer, features: Any) -> Any:
