@@ -16,7 +16,8 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "<!-- serving -->",
         f"Measured by `{results['command']}` on {machine['cores']} cores of an {machine['processor']}, shared by"
-        f" clients and server; onnxruntime {results['versions']['onnxruntime']}, uvicorn {results['versions']['uvicorn']}."
+        f" clients and server; onnxruntime {results['versions']['onnxruntime']}, uvicorn"
+        f" {results['versions']['uvicorn']}."
         f" Bundle {model['bundle_id'][:12]}, {'int8' if '--int8' in results['options'] else 'float32'}, chunks of"
         f" {1000 * model['chunk_s']:.0f} ms; clients send the {results['test_audio_s']:.0f} s of test speech in real"
         f" time, {1000 * results['block_s']:.0f} ms at once. Delay: from sending the last audio of a chunk to the"

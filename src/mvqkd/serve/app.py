@@ -60,7 +60,9 @@ async def _page(_: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
 
-async def _healthz(_: Request) -> Response:
+async def _healthz(request: Request) -> Response:
+    if not _service(request).worker.is_alive:
+        return JSONResponse({"status": "the decoding thread has ended"}, status_code=503)
     return JSONResponse({"status": "live"})
 
 

@@ -47,7 +47,8 @@ async def stream_endpoint(websocket: WebSocket) -> None:
 
 async def _start(websocket: WebSocket, service: Service) -> Start:
     try:
-        message = await asyncio.wait_for(_receive(websocket), service.settings.start_timeout_s)
+        async with asyncio.timeout(service.settings.start_timeout_s):
+            message = await _receive(websocket)
     except TimeoutError:
         raise _idle("a start message", service.settings.start_timeout_s) from None
     if isinstance(message, bytes):
@@ -88,7 +89,8 @@ async def _receive_audio(websocket: WebSocket, service: Service, mailbox: Mailbo
         try:
             # Once the audio has ended, a client may listen for as long as the results take.
             wait_s = None if mailbox.end_reason else settings.idle_s
-            message = await asyncio.wait_for(_receive(websocket), wait_s)
+            async with asyncio.timeout(wait_s):
+                message = await _receive(websocket)
         except TimeoutError:
             if mailbox.end_reason:
                 continue

@@ -136,7 +136,8 @@ def _bounded(receive: Receive, stop_bytes: int, limit_bytes: int, idle_s: float)
     async def bounded() -> Message:
         nonlocal received
         try:
-            message = await asyncio.wait_for(receive(), idle_s)
+            async with asyncio.timeout(idle_s):
+                message = await receive()
         except TimeoutError:
             raise _too_slow("more of it", f"nothing for {idle_s:g} s") from None
         received += len(message.get("body", b""))

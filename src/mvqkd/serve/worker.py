@@ -45,6 +45,11 @@ class DecodingWorker:
         self._send = lambda deliveries: loop.call_soon_threadsafe(_deliver, deliveries)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs; if it does not, nothing will ever be decoded."""
+        return self._thread.is_alive()
+
     def touch(self, decoding: StreamDecoding) -> None:
         """Say that a stream has new audio, has ended or was cancelled. Thread-safe."""
         self._touched.put(decoding)

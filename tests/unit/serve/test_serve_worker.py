@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.requests import Request
 
+from mvqkd.serve.app import build_app
 from mvqkd.serve.decoding import StreamDecoding
 from mvqkd.serve.mailbox import Mailbox
 from mvqkd.serve.metrics import Metrics
 from mvqkd.serve.models import LoadedModel, ModelSlot, ModelSource
+from mvqkd.serve.service import Service
+from mvqkd.serve.settings import ServeSettings
 from mvqkd.serve.worker import DecodingWorker
 from mvqkd.testing.tones import make_tone_bundle, say
 
@@ -135,3 +139,21 @@ def test_the_old_model_lives_as_long_as_its_last_stream(source: ModelSource, tmp
     # Without streams the replaced one goes at once.
     assert slot.update(force=True)
     assert sample(metrics, "mvqkd_models_loaded") == 1
+
+
+def test_a_dead_decoding_thread_is_no_health() -> None:
+    service = Service(ServeSettings(), {}, Metrics())
+    app = build_app(service)
+
+    async def status() -> int:
+        (route,) = [route for route in app.routes if getattr(route, "path", "") == "/healthz"]
+        answer = await route.endpoint(Request({"type": "http", "app": app}))  # type: ignore[attr-defined]
+        return int(answer.status_code)
+
+    async def scenario() -> None:
+        service.worker.start(asyncio.get_running_loop())
+        assert await status() == 200
+        service.close()
+        assert await status() == 503
+
+    asyncio.run(scenario())

@@ -116,7 +116,7 @@ function open(sampleRate, live) {
   let running = panels.size;
   streams = [...panels].map(([name, panel]) => {
     panel.clear();
-    panel.root.querySelector("[data-name=lag]").textContent = live ? "Delay after chunk" : "Times real time";
+    panel.root.querySelector("[data-name=lag]").textContent = live ? "Chunk delay" : "Times real time";
     const update = (message) => {
       if (job !== fileJob) return;
       panel.show(message);
