@@ -128,22 +128,30 @@ def assert_equal_codes(pair: Pair, x: Tensor, iterations: int) -> Tensor:
     Both searches add hundreds of float32 numbers in orders of their own. Where the 16th and the 17th candidate of a
     codebook are equal up to that, one of them is kept here and the other there, and the ends may lie far apart. That
     nothing else is behind a difference is shown in float64, where both must give the same codes.
+
+    Entries that training never used fall to zero: which of two such is named is decided by the last bit of float64.
     """
     normalized = pair.ours.normalize(x)
     ours, theirs = pair.ours.encode(x, "exact", iterations), their_codes(pair.theirs, normalized, iterations)
     differ = (ours != theirs).any(1)
     precise = their_codes(copy.deepcopy(pair.theirs).double(), normalized[differ].double(), iterations)
-    assert torch.equal(encode_precisely(pair.ours, x[differ], iterations).to(torch.uint8), precise)
+    assert_same_but_for_dead_entries(pair, encode_precisely(pair.ours, x[differ], iterations), precise)
     few = 1 + len(x) // 1000
     assert int(differ.sum()) <= few, f"{int(differ.sum())} of {len(x)} vectors differ: too many for rounding"
     return ours
+
+
+def assert_same_but_for_dead_entries(pair: Pair, ours: Tensor, theirs: Tensor) -> None:
+    vector, codebook = (ours != theirs).nonzero(as_tuple=True)
+    for codes in (ours, theirs):
+        assert (pair.ours.centers[codebook, codes[vector, codebook].long()].norm(dim=1) < 1e-6).all()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_without_rounding_both_searches_are_one(size: Size) -> None:
     pair, x = trained(size, BRIEF), embeddings(32 if size.dim == 1024 else 200, size.dim, seed=7)
     theirs = their_codes(copy.deepcopy(pair.theirs).double(), pair.ours.normalize(x).double(), 5)
-    assert torch.equal(encode_precisely(pair.ours, x).to(torch.uint8), theirs)
+    assert_same_but_for_dead_entries(pair, encode_precisely(pair.ours, x), theirs)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
