@@ -18,6 +18,10 @@ Floats = NDArray[np.float32]
 Message = dict[str, Any]
 
 
+def _nobody() -> None:
+    """Wake nobody: before a stream is decoded, and after."""
+
+
 class Mailbox:
     """Audio one way, messages the other.
 
@@ -26,11 +30,12 @@ class Mailbox:
 
     Args:
         max_queue_s: audio in here before ``put`` waits.
-        wake: called after each change, so that the decoding thread looks at the stream.
+
+    ``wake`` is called after each change; set it so that the decoding thread looks at the stream.
     """
 
-    def __init__(self, max_queue_s: float, wake: Callable[[], None] = lambda: None) -> None:
-        self.wake = wake
+    def __init__(self, max_queue_s: float) -> None:
+        self.wake: Callable[[], None] = _nobody
         self.cancelled = False
         self.end_reason: EndReason | None = None
         self.is_waiting = False
@@ -76,10 +81,13 @@ class Mailbox:
             self.wake()
 
     def cancel(self) -> None:
-        """The client has gone: forget the audio."""
+        """The stream is over, however it ended: forget the audio."""
         self.cancelled = True
+        self._blocks.clear()
         self._space.set()
         self.wake()
+        # `wake` knows the stream's decoding, which knows this: a circle would keep its megabytes until some collection.
+        self.wake = _nobody
 
     def deliver(self, messages: list[Message]) -> None:
         """Add messages for the client. A newer partial takes the place of one that was not sent yet."""

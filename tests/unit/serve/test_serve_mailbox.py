@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -78,8 +79,10 @@ def test_two_threads_lose_no_block_and_no_wakeup() -> None:
                 block = mailbox.take()
                 if block is not None:
                     taken.append(int(block[0][0]))
-                if mailbox.is_waiting:
-                    loop.call_soon_threadsafe(mailbox.deliver, [])
+                    # Looked at once a block, as the decoding thread does.
+                    if mailbox.is_waiting:
+                        loop.call_soon_threadsafe(mailbox.deliver, [])
+                time.sleep(0)  # let the other thread run
 
         thread = threading.Thread(target=take)
         thread.start()
