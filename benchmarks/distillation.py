@@ -7,6 +7,10 @@ variants: the objectives, and what was tried beside them. A manifest is JSON lin
 `--untranscribed` gives speech without text, for the variants that use it. `--timing` measures a step with and
 without distillation, and an epoch with the teacher in the loop. Figures go to benchmarks/results/distillation.json
 after every student; what is there with equal inputs is not trained again. `--render` only writes docs/experiments.md.
+
+    python benchmarks/distillation.py --data artifacts/data --name prompts --epochs 14 --jobs 2
+
+does the same on data that prepare-data has made, the demo's for example; figures and page carry the name.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any
 
 import distillation_page
 from environment import describe
-from mvqkd.artifacts import write_json
+from mvqkd.artifacts import load_artifact, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "distillation.json"
@@ -32,27 +36,38 @@ render = distillation_page.render
 
 def main() -> None:
     arguments = _parse()
+    ending = f"_{arguments.name}" if arguments.name else ""
+    results = RESULTS.with_stem(RESULTS.stem + ending)
+    page = PAGE.with_stem(PAGE.stem + ending)
     if not arguments.render:
-        _measure(arguments)
-    PAGE.write_text(render(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+        _measure(arguments, results)
+    page.write_text(render(json.loads(results.read_text(encoding="utf-8"))), encoding="utf-8")
+    print(f"wrote {page.relative_to(ROOT)}")
 
 
-def _measure(arguments: argparse.Namespace) -> None:
+def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
     # Here, so that --render needs neither torch nor lhotse.
     from distillation_runs import Budget, compare, pooled, prepare, run_key, share, share_live, train_and_score
     from distillation_variants import BASE, VARIANTS
 
-    manifests = {"train": arguments.train, "test": arguments.test}
-    if arguments.untranscribed:
-        manifests["untranscribed"] = arguments.untranscribed
     base = BASE | {"num_epochs": arguments.epochs}
-    splits = tuple(split for split in manifests if split != "test")
+    if arguments.data:
+        data = load_artifact(arguments.data, "cut-manifest")
+    else:
+        manifests = {"train": arguments.train, "test": arguments.test, "untranscribed": arguments.untranscribed}
+        data = prepare({split: path for split, path in manifests.items() if path}, arguments.work)
+    splits = tuple(split for split in data.facts["splits"] if split in ("train", "untranscribed"))
     budget = Budget(base, splits, arguments.teacher)
-    data = prepare(manifests, arguments.work)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"rows": [], "timing": None}
+    known = results_file.is_file()
+    results = json.loads(results_file.read_text(encoding="utf-8")) if known else {"rows": [], "timing": None}
     results |= describe() | {
-        "data": {"id": data.id, "hours": data.facts["hours"], "utterances": data.facts["splits"]},
+        "data": {
+            "id": data.id,
+            "source": data.facts["source"],
+            "split_by": data.config["split_by"],
+            "hours": data.facts["hours"],
+            "utterances": data.facts["splits"],
+        },
         "budget": dict(base),
     }
     chosen = [VARIANTS[name] for name in arguments.variants]
@@ -64,7 +79,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         live = {teacher: share_live(teacher, data, arguments.work) for teacher in arguments.live_teachers}
         results["timing"] = measure_timing(budget, stored, live)
         results["summary"] = _summary(results)
-        write_json(RESULTS, results)
+        write_json(results_file, results)
     done = {row["key"] for row in results["rows"]}
     runs = [
         (variant, seed, budget, shared[variant.name], arguments.work)
@@ -88,7 +103,7 @@ def _measure(arguments: argparse.Namespace) -> None:
                 if name != other and (found := pooled(results["rows"], name, other, arguments.work))
             ]
             results["summary"] = _summary(results)
-            write_json(RESULTS, results)
+            write_json(results_file, results)
             left = (time.monotonic() - started) / count * (len(runs) - count)
             print(
                 f"{row['variant']}, seed {row['seed']}: WER {100 * row['wer']:.1f} %; {count} of {len(runs)},"
@@ -112,6 +127,8 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a cut-manifest of prepare-data, instead of manifests")
+    parser.add_argument("--name", default="", help="ending of the names of figures and page")
     parser.add_argument("--train", type=Path)
     parser.add_argument("--test", type=Path)
     parser.add_argument("--untranscribed", type=Path)
@@ -139,8 +156,8 @@ def _parse() -> argparse.Namespace:
         parser.exit()
     if unknown := [name for name in arguments.variants if name not in VARIANTS]:
         parser.error(f"unknown variants {', '.join(unknown)}; --list names them")
-    if not arguments.render and not (arguments.train and arguments.test):
-        parser.error("--train and --test are needed, or --render")
+    if not (arguments.render or arguments.data or (arguments.train and arguments.test)):
+        parser.error("--data, or --train and --test, are needed, or --render")
     return arguments
 
 

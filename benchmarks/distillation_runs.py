@@ -29,7 +29,7 @@ from mvqkd.config import (
 )
 from mvqkd.data.prepare import prepare_data
 from mvqkd.decode.evaluate import evaluate
-from mvqkd.decode.report import WerReport
+from mvqkd.decode.report import WerReport, chunk_ms, chunked_decoder
 from mvqkd.decode.scoring import paired_bootstrap, word_errors
 from mvqkd.quantizer.fit_stage import fit_quantizer
 from mvqkd.teacher.extract import extract_teacher
@@ -39,6 +39,8 @@ SPEEDS = [0.9, 1.0, 1.1]
 FLOAT32_BYTES = 4
 BEAM = "modified_beam_search"
 RESAMPLES = 10_000
+# Student frames of 40 ms; 0 is the whole utterance.
+CHUNKS = [8, 16, 32, 0]
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared,
         return artifact
 
     student = _made(work / f"student-{key}", config, [shared.data], train)
-    scoring = EvaluateConfig(teacher_wer=False, decoders=["greedy", BEAM, "ctc_greedy"])
+    scoring = EvaluateConfig(teacher_wer=False, decoders=["greedy", BEAM, "ctc_greedy"], chunk_frames=CHUNKS)
     report = _made(
         wer_folder(work, key),
         scoring,
@@ -189,6 +191,7 @@ def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared,
         "cer": rows["greedy"]["cer"],
         "wer_beam": rows[BEAM]["wer"],
         "wer_ctc": rows["ctc_greedy"]["wer"],
+        "wer_in_chunks": {_chunk_name(size): rows[chunked_decoder("greedy", size)]["wer"] for size in CHUNKS},
         "storage_bytes": storage_bytes(variant, shared),
         "steps": student.figures["num_steps"],
         "step_s": student.figures["median_step_s"],
@@ -197,6 +200,11 @@ def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared,
         "final_losses": {name: value for name, value in student.figures.items() if name.startswith("final_")},
         "chance_level": student.figures.get("distillation_chance_level"),
     }
+
+
+def _chunk_name(chunk_frames: int) -> str:
+    size_ms = chunk_ms(chunk_frames)
+    return "whole utterance" if size_ms is None else f"{size_ms} ms"
 
 
 def storage_bytes(variant: Variant, shared: Shared) -> int:

@@ -12,6 +12,9 @@ _ALL = [
     Variant("l1", "l1"),
     Variant("l2", "l2"),
     Variant("mvq", "mvq"),
+    Variant("mvq, silence 0.6 s", "mvq", changes={"silence_s": 0.6}),
+    Variant("mvq, dynamic chunks", "mvq", changes={"chunk_choices": [8, 16, 32, 0]}),
+    Variant("mvq, silence and chunks", "mvq", changes={"silence_s": 0.6, "chunk_choices": [8, 16, 32, 0]}),
     # The chance level of mvq is ln 256 = 5.5, that of l2 is 1: weights that make both equally strong at the start.
     Variant("l2, scale 10", "l2", changes={"codebook_scale": 10.0}),
     Variant("mvq, scale 0.5", "mvq", changes={"codebook_scale": 0.5}),
