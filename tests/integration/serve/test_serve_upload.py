@@ -228,16 +228,15 @@ def test_models_are_described(server: Server, bundle: Artifact, other_bundle: Ar
     }
 
 
-def test_a_playlist_opens_nothing_else(tmp_path: Path) -> None:
-    """ffmpeg would read what a playlist names: files of this machine, addresses of its network."""
-    (tmp_path / "secret.wav").write_bytes(encoded(speech(1)))
-    playlists = [
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n",
-        f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n",
-    ]
-    for playlist in playlists:
-        with pytest.raises(AudioError):
-            decode_upload(io.BytesIO(playlist.encode()), max_duration_s=10)
+def test_a_playlist_opens_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ffmpeg would read what a playlist names: files below the server's directory, addresses of its network."""
+    monkeypatch.chdir(tmp_path)
+    Path("secret.wav").write_bytes(encoded(speech(1)))
+    for name in ("secret.wav", f"{tmp_path}/secret.wav", f"file://{tmp_path}/secret.wav"):
+        hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{name}\n#EXT-X-ENDLIST\n"
+        for playlist in (hls, f"ffconcat version 1.0\nfile {name}\n"):
+            with pytest.raises(AudioError):
+                decode_upload(io.BytesIO(playlist.encode()), max_duration_s=10)
 
 
 def test_a_small_file_that_unpacks_to_hours_is_stopped_early() -> None:
