@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import socket
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from mvqkd.cli.serve import add_arguments
 from mvqkd.serve.pcm import PcmDecoder
 from mvqkd.serve.protocol import ClientFault, Start, parse_end, parse_start
+from mvqkd.serve.server import _bound
 from mvqkd.serve.settings import ServeSettings
 
 
@@ -79,3 +82,24 @@ def test_wrong_limits_are_usage_errors(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["--bundle", "x", *wrong])
     assert caught.value.code == 2
+
+
+def test_results_are_sent_at_once() -> None:
+    """asyncio switches Nagle's algorithm off, but only on sockets that it knows to be TCP."""
+
+    async def no_delay_of_an_accepted_socket() -> int:
+        found = asyncio.get_running_loop().create_future()
+
+        async def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with _bound(ServeSettings(port=0)) as listening:
+            async with await asyncio.start_server(look, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                value = await asyncio.wait_for(found, 10)
+                writer.close()
+                return int(value)
+
+    assert asyncio.run(no_delay_of_an_accepted_socket()) == 1
