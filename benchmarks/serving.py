@@ -35,8 +35,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "serving.json"
 PAGE = ROOT / "docs" / "serving.md"
 BLOCK = re.compile(r"<!-- serving -->\n.*?<!-- /serving -->\n", re.S)
 PACKAGES = ("numpy", "onnxruntime", "starlette", "uvicorn", "websockets")
-STEPS = "10:30,20:30,30:30,40:30,50:120,75:30,100:30,150:30"
+STEPS = "10:30,20:30,30:30,40:30,50:120,100:60,150:60,200:60"
 WINDOW_S = 10.0
+_STARTS_A_CHUNK = 20
 
 
 def measure(bundle: Path, data: Path, steps: list[tuple[int, float]], options: list[str]) -> dict[str, Any]:
@@ -69,20 +70,23 @@ def _step(pid: int, url: str, audio: Path, streams: int, seconds: float, chunk_s
     address = url.replace("http", "ws") + "/v1/stream"
     command = [sys.executable, str(Path(__file__).with_name("serving_client.py")), "--url", address]
     command += ["--audio", str(audio), "--streams", str(streams), "--duration-s", str(seconds)]
+    # A second for the client to start, then some streams a chunk: a rush of handshakes is another measurement.
+    spread_s = chunk_s * -(-streams // _STARTS_A_CHUNK)
+    settled_s = 1.0 + spread_s
+    command[-1] = str(seconds + settled_s)
     batches = _batches(url)
-    client = subprocess.Popen([*command, "--spread-s", str(chunk_s)], stdout=subprocess.PIPE, text=True)
+    client = subprocess.Popen([*command, "--spread-s", str(spread_s)], stdout=subprocess.PIPE, text=True)
     began = time.monotonic()
     samples = [(began, _cpu_s(pid), _rss_mb(pid))]
-    while client.poll() is None and time.monotonic() - began < seconds + chunk_s:
+    while client.poll() is None and time.monotonic() - began < settled_s + seconds:
         time.sleep(0.5)
         samples.append((time.monotonic(), _cpu_s(pid), _rss_mb(pid)))
     output, _ = client.communicate(timeout=90)
     heard = json.loads(output)
     calls, advanced = (after - before for before, after in zip(batches, _batches(url), strict=True))
     rows = []
-    # The clients' start and the rest of the last chunk are no full windows.
     for number in range(int(seconds // WINDOW_S)):
-        start = began + chunk_s + number * WINDOW_S
+        start = began + settled_s + number * WINDOW_S
         inside = [sample for sample in samples if start <= sample[0] <= start + WINDOW_S]
         delays = [delay for sent, delay in heard["delays"] if start <= sent < start + WINDOW_S]
         if len(inside) < 2 or not delays:
@@ -100,7 +104,7 @@ def _step(pid: int, url: str, audio: Path, streams: int, seconds: float, chunk_s
                 "server_cores": round((inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0]), 3),
                 "rss_mb": inside[-1][2],
                 "mean_batch": round(advanced / max(1, calls), 2),
-                "client_cores": round(heard["cpu_s"] / seconds, 3),
+                "client_cores": round(heard["cpu_s"] / (settled_s + seconds), 3),
                 "client_late_p99_ms": round(1000 * heard["late_p99_s"], 1),
                 "errors": len(heard["errors"]),
             }

@@ -75,10 +75,10 @@ class Speaker:
 
 
 async def run(url: str, audio: np.ndarray, streams: int, duration_s: float, spread_s: float) -> dict[str, Any]:
-    """All speakers; they begin spread over ``spread_s``, so that their chunks do not fall together by design."""
+    """All speakers; they begin at random within ``spread_s``, so that their chunks fall together by chance only."""
     draw = random.Random(0)
     speakers = [Speaker(audio, draw.randrange(len(audio) // _BLOCK)) for _ in range(streams)]
-    starts = [spread_s * number / streams for number in range(streams)]
+    starts = [draw.uniform(0, spread_s) for _ in range(streams)]
     await asyncio.gather(
         *(speaker.run(url, start, duration_s) for speaker, start in zip(speakers, starts, strict=True))
     )

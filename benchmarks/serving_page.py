@@ -21,7 +21,7 @@ def render(results: dict[str, Any]) -> str:
         f" Bundle {model['bundle_id'][:12]}, {'int8' if '--int8' in results['options'] else 'float32'}, chunks of"
         f" {1000 * model['chunk_s']:.0f} ms; clients send the {results['test_audio_s']:.0f} s of test speech in real"
         f" time, {1000 * results['block_s']:.0f} ms at once. Delay: from sending the last audio of a chunk to the"
-        " result that covers it. Each row is the worst window of ten seconds.",
+        " result that covers it. Windows of ten seconds begin when all streams run; each row is the worst of them.",
         "",
         "| streams | windows | delay p50 | p95 | p99 | longest | server, cores | streams a call | RSS | errors |",
         "|---|---|---|---|---|---|---|---|---|---|",
