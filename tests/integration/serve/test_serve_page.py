@@ -107,6 +107,19 @@ def test_a_server_that_goes_away_is_told(page: Page, own_server: Server) -> None
     assert page.ask(words("champion"))
 
 
+def test_stopping_at_once_ends_the_stream(page: Page, own_server: Server) -> None:
+    """Before the connection is open: nothing may wait for words that will never come."""
+    page.ask(
+        "new Promise((done) => { const button = document.getElementById('record');"
+        f" new MutationObserver(() => {{ if ({STATE} === 'listening') {{ button.click(); done(); }} }})"
+        ".observe(document.documentElement, { attributes: true }); button.click(); })"
+    )
+    page.wait_for(f"{STATE} === 'idle'")
+    assert page.ask("document.querySelector('[data-model=champion] .words').innerText") == "No words were recognised."
+    assert page.complaints == []
+    own_server.wait_for(lambda: own_server.metric("mvqkd_streams_open") == 0)
+
+
 def test_keyboard_dark_and_narrow(page: Page) -> None:
     reached = []
     for _ in range(7):

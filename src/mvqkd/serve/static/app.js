@@ -199,6 +199,7 @@ async function record() {
       for (const stream of streams) stream.send(data.pcm);
     };
     await Promise.all(streams.map((stream) => stream.isReady));
+    if (recording?.context !== context) return; // stopped meanwhile
     context.createMediaStreamSource(media).connect(node);
   } catch (error) {
     stopMicrophone();

@@ -30,7 +30,9 @@ export class SpeechStream {
     this.sentAt.push([this.sentSamples / this.rate, performance.now()]);
   }
 
-  end() {
+  // Also before the server has answered: somebody may stop as soon as they have started.
+  async end() {
+    await this.isReady;
     if (!this.isOver && this.socket.readyState === WebSocket.OPEN) this.socket.send('{"type":"end"}');
   }
 
