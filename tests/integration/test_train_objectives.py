@@ -19,7 +19,7 @@ from mvqkd.config import (
     TrainStudentConfig,
     load_section,
 )
-from mvqkd.data.batches import BatchSource
+from mvqkd.data.batches import Batch, BatchSource
 from mvqkd.data.cuts import load_cuts, speed_copies
 from mvqkd.data.prepare import prepare_data
 from mvqkd.data.tokens import Tokens
@@ -29,6 +29,7 @@ from mvqkd.student.model import Student
 from mvqkd.teacher.extract import extract_teacher
 from mvqkd.testing.corpus import make_corpus
 from mvqkd.testing.student import TINY_TRAINING
+from mvqkd.train.distillation import DistillationObjective
 from mvqkd.train.objectives import objective_of
 from mvqkd.train.stage import train_student
 
@@ -105,6 +106,25 @@ def test_the_teacher_in_the_loop_gives_what_is_stored(made: Made, indexes: Artif
         assert objective is not None
         targets.append(objective.targets(batch))
     assert torch.equal(*targets)
+
+
+@pytest.mark.parametrize("changes", [{"objective": "l2"}, {"ci_source": "teacher"}], ids=str)
+def test_a_teacher_in_the_loop_is_not_rounded_to_bfloat16(
+    made: Made, indexes: Artifact, changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    forward = DistillationObjective.targets
+
+    def targets(objective: DistillationObjective, batch: Batch) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return forward(objective, batch)
+
+    monkeypatch.setattr(DistillationObjective, "targets", targets)
+    # At a changed speed: resampling a recording fails in bfloat16, and a teacher would compute other embeddings.
+    trained = made.train(f"student-{changes}", None, precision="bfloat16", num_epochs=1, speeds=[1.1], **changes)
+    assert trained.figures["num_skipped_batches"] == 0
+    assert seen
+    assert not any(seen)
 
 
 def test_untranscribed_speech_joins_training(made: Made, indexes: Artifact) -> None:

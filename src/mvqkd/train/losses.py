@@ -54,7 +54,9 @@ class TrainingLosses(nn.Module):
         loss = config.simple_loss_scale * simple + ramp * pruned + config.ctc_scale * ctc
         losses = {"transducer_loss": pruned, "simple_loss": simple, "ctc_loss": ctc}
         if self.objective is not None:
-            targets = self.objective.targets(batch)
+            # A teacher in the loop, and lhotse's resampling before it, compute as they do where indexes are stored.
+            with torch.autocast(self.device.type, enabled=False):
+                targets = self.objective.targets(batch)
             if silence is not None:
                 targets = delay_targets(targets, silence, self.objective.missing)
             targets = targets[:, : layers[0].size(1)].to(self.device)
