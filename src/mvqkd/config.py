@@ -347,8 +347,8 @@ class ExportOnnxConfig(Section):
     chunk_frames: int = Field(
         0,
         ge=0,
-        description="student frames of 40 ms a chunk of the streaming graph: its latency. 0: as the student was trained, "
-        "or 16 where it was trained on whole utterances",
+        description="student frames of 40 ms a chunk of the streaming graph: its latency. 0: as the student was "
+        "trained, or 16 where it was trained on whole utterances",
     )
     max_difference: float = Field(1e-3, gt=0, description="largest absolute difference torch vs onnxruntime")
     min_token_agreement: float = Field(

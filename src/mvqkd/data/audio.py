@@ -11,7 +11,7 @@ import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,15 @@ from mvqkd.errors import AudioError, MissingDependencyError
 from mvqkd.frames import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
+
+
+def _refuse_to_open(*_: object) -> NoReturn:
+    raise OSError("a recording refers to something outside itself")
+
+
+# For PyAV: containers that hold their audio. Not hls, dash, concat, sdp and others, which open what their text names.
+_CONTAINERS = "mov,mp4,m4a,3gp,matroska,webm,ogg,mp3,aac,flac,wav,w64,aiff,au,caf,amr,asf,g722"
+SELF_CONTAINED: dict[str, Any] = {"container_options": {"format_whitelist": _CONTAINERS}, "io_open": _refuse_to_open}
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def _decode_with_av(stream: BinaryIO, subject: str, earlier_error: str) -> Decod
         ) from error
 
     try:
-        with av.open(stream) as container:
+        with av.open(stream, **SELF_CONTAINED) as container:
             if not container.streams.audio:
                 raise ValueError("no audio stream")
             track = container.streams.audio[0]

@@ -134,6 +134,8 @@ def open_session(path: Path, num_threads: int = 1) -> Any:
         raise ArtifactNotFoundError(
             f"graph {path}", expected="an ONNX file", got="no such file", next_step="pass a bundle of export-onnx"
         )
+    # Some builds report usage; nothing here should.
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mvqkd.frames import SAMPLE_RATE_HZ
+from mvqkd.data.pcm import PcmDecoder, PcmLayout
 from mvqkd.serve.protocol import MAX_MESSAGE_BYTES, SAMPLE_FORMATS, ClientFault, Start
 
 Floats = NDArray[np.float32]
@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 _MAX_AMPLITUDE = 8.0
 
 
-class PcmDecoder:
+class MessageDecoder:
     """Turns one client's messages into float32 samples at 16 kHz, checked; keeps the resampler's state.
 
     Args:
@@ -23,11 +23,7 @@ class PcmDecoder:
 
     def __init__(self, start: Start) -> None:
         self._dtype = np.dtype(SAMPLE_FORMATS[start.sample_format])
-        self._resampler = None
-        if start.sample_rate_hz != SAMPLE_RATE_HZ:
-            import soxr
-
-            self._resampler = soxr.ResampleStream(start.sample_rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+        self._pcm = PcmDecoder(PcmLayout(start.sample_format, start.sample_rate_hz), "audio message")
 
     def decode(self, message: bytes) -> Floats:
         """Samples of one message; fewer or more than it holds where the rate differs.
@@ -39,24 +35,14 @@ class PcmDecoder:
             raise _fault(
                 f"at most {MAX_MESSAGE_BYTES} bytes, whole samples of {self._dtype.itemsize}", f"{len(message)} bytes"
             )
-        samples = np.frombuffer(message, dtype=self._dtype)
-        if samples.dtype.kind == "i":
-            samples = samples.astype(np.float32) / 32768.0
-        else:
-            # NaN fails every comparison, so that one test finds it, too.
-            if not (np.abs(samples) <= _MAX_AMPLITUDE).all():
-                raise _fault("finite samples in [-1, 1]", "NaN, infinite or far larger ones")
-            samples = samples.astype(np.float32)
-        return self._resample(samples, last=False)
+        # NaN fails every comparison, so that one test finds it, too.
+        if self._dtype.kind == "f" and not (np.abs(np.frombuffer(message, self._dtype)) <= _MAX_AMPLITUDE).all():
+            raise _fault("finite samples in [-1, 1]", "NaN, infinite or far larger ones")
+        return self._pcm.accept(message)
 
     def flush(self) -> Floats:
         """What the resampler still holds, at the end."""
-        return self._resample(np.zeros(0, dtype=np.float32), last=True)
-
-    def _resample(self, samples: Floats, *, last: bool) -> Floats:
-        if self._resampler is None:
-            return samples
-        return np.asarray(self._resampler.resample_chunk(samples, last=last), dtype=np.float32)
+        return self._pcm.finish()
 
 
 def _fault(expected: str, got: str) -> ClientFault:

@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mvqkd.serve.decoding import StreamDecoding
 from mvqkd.serve.mailbox import Mailbox, Message
-from mvqkd.serve.pcm import PcmDecoder
+from mvqkd.serve.pcm import MessageDecoder
 from mvqkd.serve.protocol import (
     CLOSE_CODE_OF_END,
     CLOSE_INTERNAL,
@@ -79,7 +79,7 @@ async def _converse(websocket: WebSocket, service: Service, mailbox: Mailbox, st
 
 async def _receive_audio(websocket: WebSocket, service: Service, mailbox: Mailbox, start: Start) -> NoReturn:
     """Read until the client goes or errs; waits while the stream's queue is full, which stops the socket."""
-    settings, decoder = service.settings, PcmDecoder(start)
+    settings, decoder = service.settings, MessageDecoder(start)
     audio_seconds = service.metrics.audio_seconds.labels(start.model, "stream")
     client_ended = False
     loop = asyncio.get_running_loop()

@@ -7,12 +7,12 @@ PyAV is held to containers that refer to no other file or address.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, NoReturn
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvqkd.data.audio import Decoded, stereo_error
+from mvqkd.data.audio import SELF_CONTAINED, Decoded, stereo_error
 from mvqkd.errors import AudioError
 from mvqkd.frames import SAMPLE_RATE_HZ
 from mvqkd.serve.protocol import ClientFault
@@ -22,8 +22,6 @@ Floats = NDArray[np.float32]
 Block = tuple[Floats, int]
 
 _SUBJECT = "upload"
-# Not: hls, dash, concat, image2, sdp and others that open what their text names.
-_CONTAINERS = "mov,mp4,m4a,3gp,matroska,webm,ogg,mp3,aac,flac,wav,w64,aiff,au,caf,amr,asf"
 
 
 def decode_upload(file: IO[bytes], *, max_duration_s: float, mix_down: bool = False) -> Floats:
@@ -92,8 +90,7 @@ def _blocks_with_av(file: IO[bytes]) -> Iterator[Block]:
     except ModuleNotFoundError:
         raise _unusable("bytes that soundfile cannot decode (the server has no PyAV for other formats)") from None
     try:
-        options = {"format_whitelist": _CONTAINERS}
-        with av.open(file, container_options=options, io_open=_refuse_to_open) as container:
+        with av.open(file, **SELF_CONTAINED) as container:
             if not container.streams.audio:
                 raise _unusable("a file without audio")
             stream = container.streams.audio[0]
@@ -109,10 +106,6 @@ def _interleaved(frame: object) -> Floats:
     samples = np.asarray(frame.to_ndarray(), dtype=np.float32)  # type: ignore[attr-defined]
     channels = int(frame.layout.nb_channels)  # type: ignore[attr-defined]
     return samples.reshape(-1, channels)
-
-
-def _refuse_to_open(*_: object) -> NoReturn:
-    raise OSError("an upload refers to something outside itself")
 
 
 def _unusable(got: str) -> AudioError:

@@ -55,6 +55,14 @@ def test_g722_reads_through_av(tmp_path: Path) -> None:
     assert int(np.abs(np.fft.rfft(samples)).argmax()) == 440
 
 
+def test_a_playlist_does_not_open_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(tmp_path / "other.wav", _sine(16_000), 16_000)
+    (tmp_path / "a.wav").write_text("ffconcat version 1.0\nfile other.wav\n")
+    with pytest.raises(AudioError, match=r"a\.wav"):
+        read_audio(tmp_path / "a.wav")
+
+
 def test_stereo_is_refused_in_one_line_and_mixed_on_request(tmp_path: Path, tone: Callable[..., None]) -> None:
     tone(tmp_path / "s.wav", rate_hz=44_100, channels=2)
     with pytest.raises(AudioError) as caught:

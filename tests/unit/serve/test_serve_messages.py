@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvqkd.cli.serve import add_arguments
-from mvqkd.serve.pcm import PcmDecoder
+from mvqkd.serve.pcm import MessageDecoder
 from mvqkd.serve.protocol import ClientFault, Start, parse_end, parse_start
 from mvqkd.serve.server import _bound
 from mvqkd.serve.settings import ServeSettings
@@ -36,7 +36,7 @@ def test_any_text_is_read_or_refused_as_the_clients_fault(text: str) -> None:
 
 @given(st.binary(max_size=64), st.sampled_from(["f32le", "s16le"]))
 def test_any_bytes_are_samples_or_the_clients_fault(data: bytes, sample_format: str) -> None:
-    decoder = PcmDecoder(Start(sample_format=sample_format))  # type: ignore[arg-type]
+    decoder = MessageDecoder(Start(sample_format=sample_format))  # type: ignore[arg-type]
     with contextlib.suppress(ClientFault):
         samples = decoder.decode(data)
         assert samples.dtype == np.float32
@@ -45,14 +45,14 @@ def test_any_bytes_are_samples_or_the_clients_fault(data: bytes, sample_format: 
 
 
 def test_integers_become_floats_of_the_same_sound() -> None:
-    samples = PcmDecoder(Start(sample_format="s16le")).decode(np.array([0, 16_384, -32_768], "<i2").tobytes())
+    samples = MessageDecoder(Start(sample_format="s16le")).decode(np.array([0, 16_384, -32_768], "<i2").tobytes())
     assert samples.tolist() == [0.0, 0.5, -1.0]
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
 def test_resampling_in_pieces_is_resampling_at_once(rate: int) -> None:
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, rate * 2).astype(np.float32)
-    decoder = PcmDecoder(Start(sample_rate_hz=rate))
+    decoder = MessageDecoder(Start(sample_rate_hz=rate))
     pieces = [decoder.decode(piece.tobytes()) for piece in np.array_split(sound, 23)]
     found = np.concatenate([*pieces, decoder.flush()])
     whole = soxr.resample(sound, rate, 16_000, quality="HQ")
