@@ -5,7 +5,16 @@ from __future__ import annotations
 from distillation_runs import Variant
 
 # The demo's student; one thread, so that students can train side by side and equal seeds give equal bits.
-BASE = {"batch_duration_s": 40, "num_threads": 1, "codebook_scale": 2.0}
+# Without the demo's silence and chunks of every size, which are variants here.
+BASE = {
+    "batch_duration_s": 40,
+    "num_threads": 1,
+    "codebook_scale": 2.0,
+    "silence_s": 0.0,
+    "chunk_choices": [],
+    "model.chunk_frames": 32,
+    "model.left_context_chunks": 4,
+}
 
 _ALL = [
     Variant("none", "none"),

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("name", "page"),
     [
-        ("objectives", "docs/objectives.md"),
         ("demo", "README.md"),
+        ("distillation", "docs/experiments_prompts.md"),
         ("install_size", "README.md"),
         ("quantizer", "docs/quantizer.md"),
         ("rnnt_loss", "docs/rnnt_loss.md"),
@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_page_is_what_its_benchmark_renders(name: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module(name)
-    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    file = "distillation_prompts" if name == "distillation" else name
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text(encoding="utf-8"))
     rendered = benchmark.render(results)
     assert len(rendered) > 300
     assert rendered in (ROOT / page).read_text(encoding="utf-8"), f"run `python benchmarks/{name}.py --render`"
