@@ -87,6 +87,7 @@ def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
         for variant in chosen
         if run_key(variant, seed, budget, shared[variant.name]) not in done
     ]
+    write_json(results_file, results)
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context, max_tasks_per_child=1) as pool:
