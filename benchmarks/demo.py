@@ -59,7 +59,15 @@ def render(results: dict[str, Any]) -> str:
         "student": f"{row['student_parameters'] / 1e6:.1f} M parameters, objective {row['objective']}",
         "WER of the ONNX bundle, greedy": f"**{100 * row['student_wer_onnx']:.1f} %** "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f}), CER {100 * row['student_cer_onnx']:.1f} %",
-        "RTF, one thread; size of the bundle, float32 and int8": f"{row['rtf_onnx']:.4f}; "
+        "the same weights as int8; streaming in 320 ms chunks; in 640 ms chunks (torch)": ", ".join(
+            f"{100 * row['wer_by_decoder'][name]:.1f} %"
+            for name in (
+                "onnxruntime-int8/greedy",
+                "onnxruntime-streaming/greedy",
+                "torch/greedy in 640 ms chunks",
+            )
+        ),
+        "RTF, one thread; size of the bundle: offline, streaming and CTC, float32 and int8": f"{row['rtf_onnx']:.4f}; "
         f"{row['bundle_bytes'] / 1e6:.1f} MB",
         "time after the install": f"{row['wall_s'] / 60:.1f} min, of which training "
         f"{row['stages']['train-student'] / 60:.1f} min",
