@@ -107,12 +107,7 @@ def test_alignments_give_the_counts_of_the_report(chain: Chain) -> None:
 def test_the_bundle_has_the_agreed_layout_and_describes_itself(chain: Chain) -> None:
     parts = ("encoder", "decoder", "joiner")
     assert set(chain.bundle.files) == {
-        *(
-            f"{variant}/{part}{end}.onnx"
-            for variant in ("offline", "streaming")
-            for part in parts
-            for end in ("", ".int8")
-        ),
+        *(f"{variant}/{part}.onnx" for variant in ("offline", "streaming") for part in (*parts, "encoder.int8")),
         *("ctc/model.onnx", "ctc/model.int8.onnx", "offline.conf", "streaming.conf", "ctc.conf"),
         *("tokens.txt", "bundle.json", "README.md", "parity.json", "wer.json"),
     }
@@ -227,7 +222,8 @@ def test_transcribe_prints_the_text_of_record(chain: Chain, capsys: pytest.Captu
     code = run(["transcribe", "--bundle", str(chain.bundle.path), "--format", "jsonl", *map(str, files)])
     assert code == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [set(row) for row in rows] == [{"audio", "text", "duration_s", "rtf"}] * len(files)
+    assert all({"audio", "text", "duration_s", "rtf", "tokens", "times_s", "words"} <= set(row) for row in rows)
+    assert len(rows) == len(files)
     assert {Path(row["audio"]).stem: row["text"] for row in rows} == expected
     assert all(row["duration_s"] > 0.5 and row["rtf"] > 0 for row in rows)
 

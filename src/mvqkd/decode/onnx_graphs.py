@@ -39,6 +39,12 @@ def graph_file(part: Part, *, int8: bool = False, variant: Variant = OFFLINE) ->
     return f"{variant}/{part}{'.int8' if int8 else ''}.onnx"
 
 
+def existing_graph(bundle_dir: Path, part: Part, *, int8: bool, variant: Variant = OFFLINE) -> Path:
+    """The graph of a part at a precision; the float32 one where a part has no other."""
+    path = bundle_dir / graph_file(part, int8=int8, variant=variant)
+    return path if path.is_file() else bundle_dir / graph_file(part, variant=variant)
+
+
 class Graphs:
     """The opened graphs of one variant of a bundle.
 
@@ -89,8 +95,7 @@ class Graphs:
             ) from error
 
     def _path(self, part: Part, int8: bool) -> Path:
-        path = self.bundle_dir / graph_file(part, int8=int8, variant=self.variant)
-        return path if path.is_file() else self.bundle_dir / graph_file(part, variant=self.variant)
+        return existing_graph(self.bundle_dir, part, int8=int8, variant=self.variant)
 
 
 class TransducerGraphs(Graphs):

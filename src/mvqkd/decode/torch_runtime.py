@@ -54,8 +54,8 @@ class TorchTransducer:
 
     @torch.inference_mode()
     def ctc_log_probs(self, hidden: Tensor) -> Floats:
-        """Encoder output (N, S, D) -> log-probabilities (N, S, V) of the CTC head."""
-        return _numpy(self.student.ctc_log_probs(hidden))
+        """Encoder output (N, S, D) -> log-probabilities (N, S, V) of the CTC head, without <unk>."""
+        return _numpy(self.student.ctc_scores(hidden))
 
     def encode(self, features: Floats, lengths: Ids) -> tuple[Floats, Ids]:
         """(N, T, 80), (N,) -> projected encoder output (N, S, J), student frames (N,)."""

@@ -1,7 +1,7 @@
 """What lies in a bundle, and bundle.json, which says it to programs.
 
-    offline/{encoder,decoder,joiner}[.int8].onnx     transducer of whole utterances
-    streaming/{encoder,decoder,joiner}[.int8].onnx   the same weights, a chunk at a time
+    offline/{encoder[.int8],decoder,joiner}.onnx     transducer of whole utterances
+    streaming/{encoder[.int8],decoder,joiner}.onnx   the same weights, a chunk at a time
     ctc/model[.int8].onnx                            the CTC head on the same encoder
     tokens.txt                                       `symbol id` lines
     bpe.vocab                                        BPE only: pieces with scores, for hotwords
@@ -25,7 +25,7 @@ from mvqkd.artifacts import Artifact, atomic_open, file_sha256, write_json
 from mvqkd.config import ModelConfig
 from mvqkd.data.features import NUM_MELS
 from mvqkd.data.tokens import TOKENS_FILE
-from mvqkd.decode.onnx_graphs import VARIANTS, Variant, graph_file, parts_of
+from mvqkd.decode.onnx_graphs import VARIANTS, Variant, existing_graph, graph_file, parts_of
 from mvqkd.decode.report import WerReport
 from mvqkd.decode.streaming import TAIL_FRAMES, StreamingRecognizer
 from mvqkd.frames import FEATURE_RATE_HZ, SAMPLE_RATE_HZ, STUDENT_RATE_HZ, SUBSAMPLING_CONTEXT_FRAMES
@@ -75,7 +75,8 @@ def bundle_record(directory: Path, contents: BundleContents) -> dict[str, Any]:
     variants = {
         variant: {
             "int8" if int8 else "float32": {
-                part: graph_file(part, int8=int8, variant=variant) for part in parts_of(variant)
+                part: existing_graph(directory, part, int8=int8, variant=variant).relative_to(directory).as_posix()
+                for part in parts_of(variant)
             }
             for int8 in ([False, True] if contents.int8 else [False])
         }

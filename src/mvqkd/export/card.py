@@ -60,8 +60,8 @@ whole. With mvqkd: `mvqkd transcribe --bundle . FILE.wav`, and `--stream` or `--
 |---|---|---|
 {_graph_rows(described)}
 
-Quantised are the weights of matrix products, a scale for each output channel. Decoder and joiner of `offline/` and
-`streaming/` are the same files.
+Quantised are the weights of matrix products, a scale for each output channel; with an int8 encoder go the float32
+decoder and joiner, which are small. Those of `offline/` and `streaming/` are the same files.
 
 ## How good it is
 

@@ -103,7 +103,7 @@ class CtcModel(nn.Module):
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         output, frames, _ = self.student.encoder(x, x_lens)
-        return self.student.ctc_log_probs(output), frames
+        return self.student.ctc_scores(output), frames
 
 
 def export_graphs(
@@ -199,7 +199,10 @@ def write_graphs(
     for (variant, part), graph in export_graphs(
         student, opset=opset, chunk_frames=chunk_frames, lineage=lineage
     ).items():
-        precisions = {False: graph, True: quantize_matmuls(graph)} if int8 else {False: graph}
+        # Activations are quantised by the range of a whole call: in decoder and joiner, which take few rows at a time,
+        # what a search finds would depend on how many it asks for at once. They are small, and as fast in float32.
+        quantizes = int8 and part in ("encoder", "model")
+        precisions = {False: graph, True: quantize_matmuls(graph)} if quantizes else {False: graph}
         for quantized, model in precisions.items():
             with atomic_open(directory / graph_file(part, int8=quantized, variant=variant), "wb") as stream:
                 stream.write(model.SerializeToString(deterministic=True))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvqkd.data.tokens import SPACE, TOKENS_FILE
-from mvqkd.decode.onnx_graphs import OFFLINE, Variant, graph_file, parts_of
+from mvqkd.decode.onnx_graphs import OFFLINE, Variant, existing_graph, parts_of
 from mvqkd.errors import ExportParityError, MissingDependencyError
 
 _WORKER = Path(__file__).with_name("sherpa_worker.py")
@@ -96,7 +96,7 @@ def open_sherpa(
         raise MissingDependencyError(
             "export-onnx", expected="the package sherpa-onnx", got="none", next_step="pip install sherpa-onnx"
         )
-    graphs = {part: str(bundle_dir / graph_file(part, int8=int8, variant=variant)) for part in parts_of(variant)}
+    graphs = {part: str(existing_graph(bundle_dir, part, int8=int8, variant=variant)) for part in parts_of(variant)}
     order: dict[str, Any] = {
         "variant": variant,
         "arguments": {**graphs, "tokens": str(bundle_dir / TOKENS_FILE), "num_threads": 1, **options},

@@ -20,7 +20,10 @@ from mvqkd.student.rnnt_loss import (
     pruned_arcs,
     simple_arcs,
 )
-from mvqkd.student.transducer import BLANK_ID, Decoder, Joiner
+from mvqkd.student.transducer import BLANK_ID, UNKNOWN_ID, Decoder, Joiner
+
+# Far below every log-probability, and finite, as int8 graphs and runtimes want it.
+NEVER = -1e4
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Student(nn.Module):
     def ctc_log_probs(self, encoded: Tensor) -> Tensor:
         """(N, S, D) -> (N, S, V) log-probabilities of the CTC head."""
         return F.log_softmax(self.ctc_head(encoded).float(), dim=-1)
+
+    def ctc_scores(self, encoded: Tensor) -> Tensor:
+        """``ctc_log_probs`` for decoding: <unk> is never said, which sherpa-onnx would print."""
+        unknown = F.one_hot(torch.tensor(UNKNOWN_ID), self.vocab_size).to(encoded.device)
+        return self.ctc_log_probs(encoded) + NEVER * unknown
 
     def asr_losses(
         self,

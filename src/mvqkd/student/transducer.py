@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mvqkd.config import ModelConfig
 
-BLANK_ID = 0
+BLANK_ID, UNKNOWN_ID = 0, 1
 
 
 class Decoder(nn.Module):

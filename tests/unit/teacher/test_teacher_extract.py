@@ -55,6 +55,7 @@ def test_a_sample_of_true_frames(data: Artifact, tmp_path: Path, monkeypatch: py
     num_frames = artifact.facts["num_frames"]
     assert 140 <= num_frames <= 150
     assert artifact.facts == {
+        "teacher_licence": "MIT",
         "teacher": {"name": "whisper-tiny.en"},
         "teacher_id": teacher.id,
         "layer": 2,
