@@ -22,8 +22,8 @@ from mvqkd.student.rnnt_loss import (
 )
 from mvqkd.student.transducer import BLANK_ID, UNKNOWN_ID, Decoder, Joiner
 
-# Far below every log-probability, and finite, as int8 graphs and runtimes want it.
-NEVER = -1e4
+# Below the best log-probability of any frame, and no further: float32 is coarse far from 0.
+NEVER = -100.0
 
 
 @dataclass(frozen=True)
