@@ -156,12 +156,12 @@ def test_an_upload_that_stops_in_the_middle_is_given_up(server: Server) -> None:
 
 def test_clients_that_drip_do_not_keep_their_place(bundle: Artifact, tmp_path: Path) -> None:
     """A byte or an empty message now and then is never idle, but ends all the same."""
-    with serving(bundle.path, tmp_path, "--idle-s", "0.4", "--max-duration-s", "1") as own:
+    with serving(bundle.path, tmp_path, "--idle-s", "0.9", "--max-duration-s", "1") as own:
         with raw_connection(own) as connection:
             connection.sendall(b"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
             connection.settimeout(0.2)
             answer = b""
-            for _ in range(50):
+            for _ in range(100):
                 try:
                     connection.sendall(b"\0")
                     answer = connection.recv(100)
@@ -171,7 +171,7 @@ def test_clients_that_drip_do_not_keep_their_place(bundle: Artifact, tmp_path: P
             assert answer.startswith(b"HTTP/1.1 408")
         with own.stream() as client:
             message: dict[str, object] = {}
-            for _ in range(50):
+            for _ in range(100):
                 client.send(b"")
                 with contextlib.suppress(TimeoutError):
                     message = json.loads(client.recv(timeout=0.1))
