@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from components.image import IMAGE
-from mvqkd.cli.stages import STAGES
+from mvqkd.stages import STAGES
 from pipelines.compile import GOLDEN_FILE, compiled, main
 
 ROOT = Path(__file__).parents[2]

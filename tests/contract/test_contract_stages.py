@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from mvqkd.artifacts import SCHEMA_VERSIONS
-from mvqkd.cli.stages import STAGES, Stage
 from mvqkd.config import SECTIONS
+from mvqkd.stages import STAGES, Stage
 
 ROOT = Path(__file__).parents[2]
 DVC_STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from mvqkd.artifacts import load_artifact
-from mvqkd.cli.stages import STAGES
+from mvqkd.stages import STAGES
 from mvqkd.testing.corpus import make_corpus
 from tests.pipeline_budget import tiny_params
 

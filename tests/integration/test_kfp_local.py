@@ -10,7 +10,7 @@ import pytest
 from kfp import local
 
 from mvqkd.artifacts import Artifact, load_artifact
-from mvqkd.cli.stages import STAGES
+from mvqkd.stages import STAGES
 from mvqkd.testing.corpus import make_corpus
 from pipelines.distill import distill
 from tests.pipeline_budget import tiny_params

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mvqkd.cli.stages import STAGES
 from mvqkd.config import load_section
 from mvqkd.errors import ConfigError
+from mvqkd.stages import STAGES
 
 _RUNNING = re.compile(r"Running stage '(?P<stage>[^']+)':")
 _UNCHANGED = re.compile(r"Stage '(?P<stage>[^']+)' didn't change, skipping")

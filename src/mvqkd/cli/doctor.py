@@ -154,8 +154,8 @@ def _data() -> Iterator[Check]:
 
 
 def _folder(folder: Path) -> Iterator[Check]:
-    from mvqkd.cli.stages import STAGES
     from mvqkd.config import load_section
+    from mvqkd.stages import STAGES
 
     for name in ("dvc.yaml", ".dvc"):
         there = (folder / name).exists()

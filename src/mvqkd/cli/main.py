@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mvqkd.cli.stages import STAGES
 from mvqkd.errors import MvqkdError
+from mvqkd.stages import STAGES
 
 # name -> (module with add_arguments(parser) and run(arguments) -> exit code, one line of help)
 TOOLS: dict[str, tuple[str, str]] = {

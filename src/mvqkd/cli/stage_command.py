@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mvqkd.cli.stages import Stage
 from mvqkd.config import Section, field_names, literal_choices, load_section
+from mvqkd.stages import Stage
 
 DEFAULT_PARAMS_FILE = Path("params.yaml")
 EXIT_REJECTED = 3
@@ -76,7 +76,12 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
         from mvqkd.adapters.live_metrics import live_metrics
 
         extra["on_row"] = live_metrics(stage.name)
-    artifact = stage.run(config, out=arguments.out or root / stage.output_directory, inputs=inputs, **extra)
+    out: Path = arguments.out or root / stage.output_directory
+    if stage.name == "encode-ci":
+        from mvqkd.codebook.encode import part_path
+
+        out = part_path(out, extra.get("rank", 0), extra.get("world_size", 1))
+    artifact = stage.run(config, out=out, inputs=inputs, **extra)
     if silent:
         return 0
     print(f"{stage.name}: {artifact.kind} {artifact.short_id} in {artifact.path} ({artifact.wall_s:.1f} s)", end="")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mvqkd.artifacts import ARTIFACT_FILE, Artifact, load_artifact, write_json
-from mvqkd.cli.stages import STAGES
 from mvqkd.errors import ArtifactNotFoundError
+from mvqkd.stages import STAGES
 
 SUMMARY_FILE = "summary.json"
 _RECORD = "onnxruntime/greedy"

@@ -46,7 +46,8 @@ def encode_ci(
         data: a cut-manifest; its ``config.splits`` are encoded at all ``config.speeds``.
         teacher_embeddings: what the quantizer was fitted on; names the teacher.
         quantizer: fitted on those embeddings.
-        rank, world_size: this process and how many there are. With several, the artifact goes to ``part_path``.
+        out: the artifact, or with several ranks this rank's part; ``part_path`` gives each a name of its own.
+        rank, world_size: this process and how many there are.
     Returns:
         The codebook-indexes artifact, or the part of this rank.
     Raises:
@@ -97,7 +98,7 @@ def encode_with_teacher(
     plan = _plan(data, config)
     mine = [(number, cuts) for number, cuts in enumerate(plan) if number % world_size == rank]
     partial = PartialArtifact(
-        out if world_size == 1 else part_path(out, rank, world_size),
+        out,
         KIND,
         stage=STAGE,
         config=config.model_dump(mode="json"),
@@ -139,8 +140,8 @@ def encode_with_teacher(
 
 
 def part_path(out: Path, rank: int, world_size: int) -> Path:
-    """Where a rank of several writes its part: a sibling of ``out``."""
-    return out.with_name(f"{out.name}-{rank}-of-{world_size}")
+    """Where a rank of several writes its part on a shared disk: a sibling of ``out``; ``out`` itself for one rank."""
+    return out if world_size == 1 else out.with_name(f"{out.name}-{rank}-of-{world_size}")
 
 
 def check_same_teacher(quantizer: Artifact, embeddings: Artifact) -> None:

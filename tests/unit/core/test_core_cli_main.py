@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mvqkd.cli.main import TOOLS, build_parser, run
-from mvqkd.cli.stages import STAGES
+from mvqkd.stages import STAGES
 
 HEAVY = ("torch", "lhotse", "numpy", "mlflow", "dvc", "onnxruntime", "kfp")
 

@@ -10,8 +10,8 @@ import pytest
 
 from mvqkd.artifacts import Artifact, PartialArtifact
 from mvqkd.cli import main
-from mvqkd.cli.stages import STAGES, Stage
 from mvqkd.config import Section, TrainStudentConfig, field_names
+from mvqkd.stages import STAGES, Stage
 
 CALLS: list[dict[str, Any]] = []
 
