@@ -18,14 +18,10 @@ from mvqkd.export.quantize import quantize_matmuls
 
 
 def ablations(bundle: Path, facts: dict[str, Any], work: Path) -> Iterator[System]:
-    """The offline int8 transducer with decoder and joiner in float32, then each size of the encoder's weights."""
+    """The offline int8 transducer with each size of its encoder's weights in float32."""
     import onnx
 
     offline = facts["variants"]["offline"]
-    yield _system(
-        *(bundle, work / "encoder-only", facts, offline["float32"] | {"encoder": offline["int8"]["encoder"]}),
-        *("encoder-only", "decoder and joiner"),
-    )
     model = onnx.load(bundle / graph_file("encoder"))
     for rows, columns in weight_sizes(model):
         name = f"{rows}x{columns}"

@@ -65,15 +65,13 @@ class OursCtc:
     """The CTC graph of the bundle, best path."""
 
     def __init__(self, bundle: str, int8: bool) -> None:
-        from mvqkd.data.features import log_mel
         from mvqkd.decode.onnx_ctc import OnnxCtc
 
-        self._runtime, self._log_mel = OnnxCtc(bundle, num_threads=1, int8=int8), log_mel
+        self._runtime = OnnxCtc(bundle, num_threads=1, int8=int8)
         self.parts_s = time_parts(self._runtime)
 
     def transcribe(self, samples: Samples) -> str:
-        (found,) = self._runtime.decode([self._log_mel(samples)])
-        return self._runtime.tokens.decode(found.tokens)
+        return self._runtime.transcribe(samples)
 
 
 class OursStreaming:

@@ -17,12 +17,11 @@ from mvqkd.data.tokens import Tokens
 from mvqkd.decode.batching import pad_features
 from mvqkd.decode.onnx_graphs import VARIANTS, Variant
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search, modified_beam_search
-from mvqkd.decode.streaming import padding_samples
 from mvqkd.decode.torch_runtime import TorchTransducer
 from mvqkd.errors import MvqkdError
 from mvqkd.export.graphs import write_graphs
 from mvqkd.export.scoring import Recognizers
-from mvqkd.export.sherpa import open_sherpa
+from mvqkd.export.sherpa import SHERPA_EXTRA_FRAMES, open_sherpa, padded_for_sherpa
 from mvqkd.student.model import Student
 from mvqkd.testing.student import talkative_student
 
@@ -41,7 +40,7 @@ def recordings() -> list[Floats]:
         pytest.skip(f"no real speech on this machine: {error}")
     audio = [read_audio(prompts[name]) for name in PROMPTS if name in prompts]
     assert len(audio) >= 4
-    return [np.concatenate([a, np.zeros(padding_samples(len(a), CHUNK_FRAMES) + 320, dtype=np.float32)]) for a in audio]
+    return [padded_for_sherpa(samples, CHUNK_FRAMES) for samples in audio]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +61,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, student: Student) -> Iterat
 
 def by_torch(student: Student, variant: Variant, method: str, samples: Floats) -> Hypothesis:
     reference = TorchTransducer(student)
-    # sherpa-onnx decodes a chunk when two frames more than it needs are there.
-    features = log_mel(samples)[: -2 if variant == "streaming" else None]
+    features = log_mel(samples)[: -SHERPA_EXTRA_FRAMES if variant == "streaming" else None]
     hidden, frames = reference.hidden(*pad_features([features]), chunk_frames=CHUNK_FRAMES)
     if variant == "ctc":
         return ctc_greedy_search(reference.ctc_log_probs(hidden), frames)[0]

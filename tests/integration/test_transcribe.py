@@ -105,6 +105,7 @@ def test_windows_of_a_long_recording_keep_their_times(bundle: str, audio: Path) 
     ((whole,),) = transducer.recognise([samples])
     (parts,) = transducer.recognise([samples], max_window_s=2.6)
     assert len(parts) > 1
+    assert tuple(transducer.segments(samples, max_window_s=2.6)) == parts
     assert " ".join(part.text for part in parts if part.text) == whole.text == "AB CAD DAB"
     words = [word for part in parts for word in part.words()]
     assert [word.start_s for word in words] == pytest.approx([word.start_s for word in whole.words()], abs=0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from mvqkd.cli.argument_types import port, positive, positive_int
 from mvqkd.serve.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
@@ -21,21 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--challenger", metavar="DIR|models:/NAME@ALIAS", help="a second bundle to compare with")
     parser.add_argument("--host", default=_DEFAULTS.host, help=f"address to listen on ({_DEFAULTS.host})")
-    parser.add_argument("--port", type=_port, default=_DEFAULTS.port, help=f"0: any free ({_DEFAULTS.port})")
+    parser.add_argument("--port", type=port, default=_DEFAULTS.port, help=f"0: any free ({_DEFAULTS.port})")
     parser.add_argument(
         "--allow-origin", action="append", default=[], metavar="URL", help="web origin whose pages may use the server"
     )
     parser.add_argument("--int8", action="store_true", help="use the quantised graphs")
     for name, convert, text in (
-        ("num_threads", _positive_int, "threads of onnxruntime"),
-        ("max_streams", _positive_int, "streams at once"),
-        ("max_uploads", _positive_int, "uploads at once"),
-        ("max_upload_mb", _positive, "size of one upload in MB"),
-        ("max_duration_s", _positive, "audio of one stream or upload"),
-        ("max_queue_s", _positive, "audio of a stream that may wait before its socket is not read"),
-        ("idle_s", _positive, "silence of a client before it is given up"),
-        ("drain_s", _positive, "time for running streams after SIGTERM"),
-        ("reload_s", _positive, "how often a registry alias is looked up"),
+        ("num_threads", positive_int, "threads of onnxruntime"),
+        ("max_streams", positive_int, "streams at once"),
+        ("max_uploads", positive_int, "uploads at once"),
+        ("max_upload_mb", positive, "size of one upload in MB"),
+        ("max_duration_s", positive, "audio of one stream or upload"),
+        ("max_queue_s", positive, "audio of a stream that may wait before its socket is not read"),
+        ("idle_s", positive, "silence of a client before it is given up"),
+        ("drain_s", positive, "time for running streams after SIGTERM"),
+        ("reload_s", positive, "how often a registry alias is looked up"),
     ):
         default = getattr(_DEFAULTS, name)
         parser.add_argument(
@@ -76,24 +77,3 @@ def run(arguments: argparse.Namespace) -> int:
     code = serve(settings, sources, announce)
     print("the server has ended", flush=True)
     return code
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{value} is no port")
-    return value

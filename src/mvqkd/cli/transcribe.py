@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvqkd.cli.argument_types import positive_int
 from mvqkd.cli.transcribe_input import STDIN, Source, find_audio
 from mvqkd.errors import MvqkdError
 
@@ -33,20 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bundle to use: a directory of export-onnx or a registered version (the champion of promote.model_name)",
     )
     parser.add_argument("--int8", action="store_true", help="use the quantised graphs")
-    parser.add_argument("--num-threads", type=_positive, default=1, metavar="N", help="threads of onnxruntime (1)")
+    parser.add_argument("--num-threads", type=positive_int, default=1, metavar="N", help="threads of onnxruntime (1)")
     parser.add_argument("--params", type=Path, metavar="FILE", help="YAML that names the model (params.yaml)")
 
     audio = parser.add_argument_group("audio")
     audio.add_argument("--mix-down", action="store_true", help="average the channels of a recording that has several")
     audio.add_argument("--raw", choices=_PCM_FORMATS, help="the audio is raw PCM of this format, interleaved")
-    audio.add_argument("--rate", type=_positive, default=16_000, metavar="HZ", help="sampling rate of raw PCM (16000)")
-    audio.add_argument("--channels", type=_positive, default=1, metavar="N", help="channels of raw PCM (1)")
+    audio.add_argument(
+        "--rate", type=positive_int, default=16_000, metavar="HZ", help="sampling rate of raw PCM (16000)"
+    )
+    audio.add_argument("--channels", type=positive_int, default=1, metavar="N", help="channels of raw PCM (1)")
 
     search = parser.add_argument_group("search, offline")
     search.add_argument(
         "--decoder", choices=("greedy", "modified_beam_search"), help="greedy, or a beam (greedy; a beam with hotwords)"
     )
-    search.add_argument("--beam-size", type=_positive, default=4, metavar="N", help="hypotheses kept by the beam (4)")
+    search.add_argument(
+        "--beam-size", type=positive_int, default=4, metavar="N", help="hypotheses kept by the beam (4)"
+    )
     search.add_argument("--hotwords", type=Path, metavar="FILE", help="phrases to favour, one a line: PHRASE [:SCORE]")
     search.add_argument(
         "--hotwords-score",
@@ -114,13 +119,9 @@ def find_bundle(bundle: str | None, params: Path | None) -> Path:
 
         file = params or (_DEFAULT_PARAMS if _DEFAULT_PARAMS.is_file() else None)
         bundle = f"models:/{load_section(PromoteConfig, file).model_name}@champion"
-    if bundle.startswith("models:"):
-        from mvqkd.adapters.registry import resolve_bundle
+    from mvqkd.adapters.registry import resolve_bundle
 
-        return resolve_bundle(bundle)
-    from mvqkd.artifacts import load_artifact
-
-    return load_artifact(Path(bundle), "onnx-bundle").path
+    return resolve_bundle(bundle)
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
@@ -166,10 +167,3 @@ def _output(arguments: argparse.Namespace, names: Sequence[str | MvqkdError]) ->
 
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value

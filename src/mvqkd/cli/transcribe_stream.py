@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from mvqkd.cli.transcribe_input import no_samples, subject_of
 from mvqkd.decode.endpoint import EndpointRules
 from mvqkd.decode.streaming import AudioStream, StreamingRecognizer
-from mvqkd.decode.transcript import FRAME_S, Segment, Transcript
+from mvqkd.decode.transcript import Segment, Transcript
 from mvqkd.errors import MvqkdError
 from mvqkd.frames import SAMPLE_RATE_HZ
 
@@ -163,7 +163,7 @@ class LiveTranscription:
             if self._rules.reached(
                 has_words=bool(result.tokens),
                 trailing_silence_s=stream.trailing_silence_s,
-                segment_s=self._decoded_s() - self._segment_start_s,
+                segment_s=stream.decoded_s - self._segment_start_s,
             ):
                 self._close_segment()
         self._count(started)
@@ -174,13 +174,8 @@ class LiveTranscription:
         self._shown_s = self._clock.shown_s(self._stream.duration_s, now - started)
         return now
 
-    def _decoded_s(self) -> float:
-        times_s = self._stream.result.times_s
-        last_s = times_s[-1] + FRAME_S if times_s else self._segment_start_s
-        return last_s + self._stream.trailing_silence_s
-
     def _close_segment(self) -> None:
-        end_s = min(self._decoded_s(), self._stream.duration_s)
+        end_s = min(self._stream.decoded_s, self._stream.duration_s)
         result = self._stream.reset()
         if result.tokens:
             segment = Segment(result.text, result.tokens, result.times_s, self._segment_start_s, end_s)

@@ -116,6 +116,34 @@ def resample(samples: Samples, rate_hz: int) -> Samples:
     return np.asarray(soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ"), dtype=np.float32)
 
 
+class OnlineResampler:
+    """Audio that arrives in pieces to 16 kHz; keeps what the next piece is needed for.
+
+    Args:
+        rate_hz: of the pieces; at 16 kHz they come out as they are.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self._stream: Any = None
+        if rate_hz != SAMPLE_RATE_HZ:
+            import soxr
+
+            self._stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+
+    def accept(self, samples: Samples) -> Samples:
+        """What the next samples, float32 (n,), give; float32 (m,), m may be 0."""
+        return self._resampled(samples, last=False)
+
+    def finish(self) -> Samples:
+        """What was kept, at the end."""
+        return self._resampled(np.zeros(0, dtype=np.float32), last=True)
+
+    def _resampled(self, samples: Samples, *, last: bool) -> Samples:
+        if self._stream is None:
+            return samples
+        return np.asarray(self._stream.resample_chunk(samples, last=last), dtype=np.float32)
+
+
 def read_audio(path: Path, *, mix_down: bool = False) -> Samples:
     """Read any audio file as float32 (samples,), 16 kHz, one channel.
 

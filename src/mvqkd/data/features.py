@@ -25,14 +25,10 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         float32 (T, 80).
     """
-    import kaldi_native_fbank
-
-    fbank = kaldi_native_fbank.OnlineFbank(_options())
-    fbank.accept_waveform(SAMPLE_RATE_HZ, np.ascontiguousarray(samples, dtype=np.float32))
-    fbank.input_finished()
-    features = np.empty((fbank.num_frames_ready, NUM_MELS), dtype=np.float32)
-    for frame in range(len(features)):
-        features[frame] = fbank.get_frame(frame)
+    online = OnlineLogMel()
+    online.accept(samples)
+    online.finish()
+    features = online.frames(0, online.num_ready)
     if len(features) != num_feature_frames(len(samples)):
         raise AssertionError(f"{len(features)} feature frames for {len(samples)} samples")
     return features
@@ -61,7 +57,10 @@ class OnlineLogMel:
 
     def frames(self, start: int, end: int) -> NDArray[np.float32]:
         """Frames start .. end - 1, (end - start, 80); they must be ready and not forgotten."""
-        return np.stack([self._fbank.get_frame(frame) for frame in range(start, end)])
+        features = np.empty((end - start, NUM_MELS), dtype=np.float32)
+        for row, frame in enumerate(range(start, end)):
+            features[row] = self._fbank.get_frame(frame)
+        return features
 
     def forget(self, num_frames: int) -> None:
         """Free the ``num_frames`` oldest frames that are still kept."""

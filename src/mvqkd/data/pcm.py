@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvqkd.data.audio import Decoded, stereo_error
+from mvqkd.data.audio import Decoded, OnlineResampler, stereo_error
 from mvqkd.errors import AudioError
-from mvqkd.frames import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
 
@@ -56,11 +55,7 @@ class PcmDecoder:
         self._num_channels = layout.num_channels
         self._subject = subject
         self._rest = b""
-        self._resampler: Any = None
-        if layout.rate_hz != SAMPLE_RATE_HZ:
-            import soxr
-
-            self._resampler = soxr.ResampleStream(layout.rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
+        self._resampler = OnlineResampler(layout.rate_hz)
 
     def accept(self, data: bytes) -> Samples:
         """Samples that ``data`` completes, float32 (n,); n may be 0.
@@ -80,16 +75,11 @@ class PcmDecoder:
                 got="NaN or infinite ones",
                 next_step="check the format of the stream",
             )
-        return self._resampled(samples, last=False)
+        return self._resampler.accept(samples)
 
     def finish(self) -> Samples:
         """What the resampler still holds, at the end of the stream."""
-        return self._resampled(np.zeros(0, dtype=np.float32), last=True)
-
-    def _resampled(self, samples: Samples, *, last: bool) -> Samples:
-        if self._resampler is None:
-            return samples
-        return np.asarray(self._resampler.resample_chunk(samples, last=last), dtype=np.float32)
+        return self._resampler.finish()
 
 
 def read_wav_header(stream: BinaryIO, subject: str) -> PcmLayout:

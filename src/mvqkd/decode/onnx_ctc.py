@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvqkd.data.features import log_mel
-from mvqkd.data.tokens import Tokens
 from mvqkd.decode.batching import pad_features
 from mvqkd.decode.onnx_graphs import CTC, Graphs
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search
@@ -26,7 +25,6 @@ class OnnxCtc(Graphs):
 
     def __init__(self, bundle_dir: Path | str, *, num_threads: int = 1, int8: bool = False) -> None:
         super().__init__(bundle_dir, CTC, num_threads=num_threads, int8=int8)
-        self.tokens = Tokens.load(self.bundle_dir)
 
     def log_probs(self, features: Floats, lengths: Ids) -> tuple[Floats, Ids]:
         """(N, T, 80), (N,) -> log-probabilities (N, S, V), student frames (N,), 0 for a length below 7."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mvqkd.data.tokens import Tokens
 from mvqkd.errors import ArtifactCorruptError, ArtifactNotFoundError
 
 Floats = NDArray[np.float32]
@@ -46,7 +47,7 @@ def existing_graph(bundle_dir: Path, part: Part, *, int8: bool, variant: Variant
 
 
 class Graphs:
-    """The opened graphs of one variant of a bundle.
+    """The opened graphs of one variant of a bundle, and the tokens that their outputs stand for.
 
     Args:
         bundle_dir: a directory of ``export-onnx``. Its digests are the caller's business
@@ -55,6 +56,7 @@ class Graphs:
         int8: take the quantised graph of each part that has one; the first part must.
     Raises:
         ArtifactNotFoundError, ArtifactCorruptError: a graph is missing or onnxruntime refuses it.
+        DataError: tokens.txt is missing or malformed.
     """
 
     def __init__(self, bundle_dir: Path | str, variant: Variant, *, num_threads: int = 1, int8: bool = False) -> None:
@@ -69,8 +71,12 @@ class Graphs:
                 got="no such file",
                 next_step="re-run export-onnx" + (" with --int8 true, or leave --int8 out" if int8 else ""),
             )
-        self._sessions = {part: open_session(self._path(part, int8), num_threads) for part in parts}
+        self._sessions = {
+            part: open_session(existing_graph(self.bundle_dir, part, int8=int8, variant=variant), num_threads)
+            for part in parts
+        }
         self._inputs = {part: [item.name for item in session.get_inputs()] for part, session in self._sessions.items()}
+        self.tokens = Tokens.load(self.bundle_dir)
 
     def run(self, part: Part, *inputs: NDArray[Any]) -> list[Any]:
         """Outputs of a graph. Tensors are matched by order, as sherpa-onnx does: names are for people."""
@@ -93,9 +99,6 @@ class Graphs:
                 got=str(known.get(key, "none")),
                 next_step="re-run export-onnx",
             ) from error
-
-    def _path(self, part: Part, int8: bool) -> Path:
-        return existing_graph(self.bundle_dir, part, int8=int8, variant=self.variant)
 
 
 class TransducerGraphs(Graphs):

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvqkd.data.features import OnlineLogMel
-from mvqkd.data.tokens import Tokens
 from mvqkd.decode.onnx_graphs import STREAMING, TransducerGraphs
 from mvqkd.decode.search import greedy_search, start_context
 from mvqkd.errors import AudioError
@@ -116,6 +115,11 @@ class AudioStream:
         return self._num_samples / SAMPLE_RATE_HZ
 
     @property
+    def decoded_s(self) -> float:
+        """Audio decoded so far, in whole chunks: after the end, more than ``duration_s``."""
+        return self.num_chunks * self._recognizer.chunk_s
+
+    @property
     def trailing_silence_s(self) -> float:
         """Decoded audio since the last token, or since the segment began when it has none."""
         decoded = self.num_chunks * self._recognizer.chunk_frames
@@ -173,7 +177,6 @@ class StreamingRecognizer(TransducerGraphs):
 
     def __init__(self, bundle_dir: Path | str, *, num_threads: int = 1, int8: bool = False) -> None:
         super().__init__(bundle_dir, STREAMING, num_threads=num_threads, int8=int8)
-        self.tokens = Tokens.load(self.bundle_dir)
         self.feature_frames = self.metadata("encoder", "T")
         self.feature_shift = self.metadata("encoder", "decode_chunk_len")
         self.chunk_frames = self.feature_shift // SUBSAMPLING_FACTOR

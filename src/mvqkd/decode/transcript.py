@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from mvqkd.frames import STUDENT_RATE_HZ
 # A transducer says when a token begins, not when it ends: the last one of a word is taken to last this long, unless
 # another word begins before.
 _LAST_TOKEN_S = 0.24
-FRAME_S = float(1 / STUDENT_RATE_HZ)
+_FRAME_S = float(1 / STUDENT_RATE_HZ)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Segment:
         words = []
         for position, (text, start_s, last_s) in enumerate(found):
             limit_s = found[position + 1][1] if position + 1 < len(found) else self.end_s
-            words.append(Word(text, start_s, max(start_s + FRAME_S, min(last_s + _LAST_TOKEN_S, limit_s))))
+            words.append(Word(text, start_s, max(start_s + _FRAME_S, min(last_s + _LAST_TOKEN_S, limit_s))))
         return words
 
 
@@ -70,7 +70,7 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        return " ".join(segment.text for segment in self.segments if segment.text)
+        return text_of(self.segments)
 
     @property
     def rtf(self) -> float:
@@ -96,6 +96,11 @@ class Transcript:
                 for segment in self.segments
             ],
         }
+
+
+def text_of(segments: Iterable[Segment]) -> str:
+    """The text of segments in order; those in which nothing was said leave no trace."""
+    return " ".join(segment.text for segment in segments if segment.text)
 
 
 def word_as_json(word: Word) -> dict[str, Any]:

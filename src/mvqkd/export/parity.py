@@ -160,20 +160,21 @@ def _chunk_by_chunk(streaming: StreamingRecognizer, streams: Sequence[Floats]) -
     done = [0] * len(streams)
     outputs: list[list[Floats]] = [[] for _ in streams]
     shift, width = streaming.feature_shift, streaming.feature_frames
-    first_turn = True
-    while running := [
-        row for row, item in enumerate(streams) if done[row] * shift + width <= len(item) and not (first_turn and row)
-    ]:
-        first_turn = False
+
+    def advance(rows: Sequence[int]) -> None:
         output, new = streaming.encode_chunk(
-            np.stack([streams[row][done[row] * shift :][:width] for row in running]),
-            [caches[row] for row in running],
-            [done[row] for row in running],
+            np.stack([streams[row][done[row] * shift :][:width] for row in rows]),
+            [caches[row] for row in rows],
+            [done[row] for row in rows],
         )
-        for position, row in enumerate(running):
+        for position, row in enumerate(rows):
             outputs[row].append(output[position])
             caches[row] = new[position]
             done[row] += 1
+
+    advance([0])
+    while running := [row for row, item in enumerate(streams) if done[row] * shift + width <= len(item)]:
+        advance(running)
     return [np.concatenate(parts) for parts in outputs]
 
 

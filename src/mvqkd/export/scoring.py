@@ -22,19 +22,16 @@ from mvqkd.decode.onnx_runtime import OnnxTransducer
 from mvqkd.decode.report import CTC_GREEDY, GREEDY, Runtime
 from mvqkd.decode.scored_split import ScoredSplit
 from mvqkd.decode.search import Hypothesis, ctc_greedy_search, greedy_search
-from mvqkd.decode.streaming import StreamingRecognizer, padding_samples
+from mvqkd.decode.streaming import StreamingRecognizer
 from mvqkd.decode.torch_runtime import TorchTransducer
-from mvqkd.export.sherpa import SherpaDecoder, open_sherpa
-from mvqkd.frames import FEATURE_HOP_SAMPLES, num_feature_frames, num_student_frames
+from mvqkd.export.sherpa import SHERPA_EXTRA_FRAMES, SherpaDecoder, open_sherpa, padded_for_sherpa
+from mvqkd.frames import num_feature_frames, num_student_frames
 from mvqkd.progress import track
 
 Floats = NDArray[np.float32]
 # Decoder and runtime: what tells a row of the report from the others.
 RowKey = tuple[str, Runtime]
 RECORD: RowKey = (GREEDY, "onnxruntime")
-
-# sherpa-onnx decodes a chunk when more frames than it needs are there, not when just as many are.
-_SHERPA_EXTRA_SAMPLES = 2 * FEATURE_HOP_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,7 @@ class Recognizers:
         return {
             (GREEDY, runtime): lambda samples: self.offline.transcribe([samples])[0],
             (GREEDY, streaming): lambda samples: self.streaming.transcribe(samples).text,
-            (CTC_GREEDY, runtime): lambda samples: self.ctc.tokens.decode(
-                self.ctc.decode([log_mel(samples)])[0].tokens
-            ),
+            (CTC_GREEDY, runtime): self.ctc.transcribe,
         }
 
 
@@ -125,7 +120,7 @@ def decode_split(
             for variant, heard, wanted in _references(reference, samples, chunk_frames):
                 _compare(decoded.agreement[variant], str(cut.id), tokens, wanted, judges[variant], heard)
             while others:
-                others.pop().decode(_padded(samples, chunk_frames))
+                others.pop().decode(padded_for_sherpa(samples, chunk_frames))
     return decoded
 
 
@@ -136,15 +131,10 @@ def _references(
     hidden, frames = reference.hidden(*pad_features([log_mel(samples)]))
     yield OFFLINE, samples, greedy_search(reference, reference.project(hidden), frames)[0]
     yield CTC, samples, ctc_greedy_search(reference.ctc_log_probs(hidden), frames)[0]
-    padded = _padded(samples, chunk_frames)
-    features = log_mel(padded)[: -_SHERPA_EXTRA_SAMPLES // FEATURE_HOP_SAMPLES]
+    padded = padded_for_sherpa(samples, chunk_frames)
+    features = log_mel(padded)[:-SHERPA_EXTRA_FRAMES]
     hidden, frames = reference.hidden(*pad_features([features]), chunk_frames=chunk_frames)
     yield STREAMING, padded, greedy_search(reference, reference.project(hidden), frames)[0]
-
-
-def _padded(samples: Floats, chunk_frames: int) -> Floats:
-    silence = padding_samples(len(samples), chunk_frames) + _SHERPA_EXTRA_SAMPLES
-    return np.concatenate([samples, np.zeros(silence, dtype=np.float32)])
 
 
 def _compare(

@@ -19,8 +19,14 @@ from numpy.typing import NDArray
 
 from mvqkd.data.tokens import SPACE, TOKENS_FILE
 from mvqkd.decode.onnx_graphs import OFFLINE, Variant, existing_graph, parts_of
+from mvqkd.decode.streaming import padding_samples
 from mvqkd.errors import ExportParityError, MissingDependencyError
+from mvqkd.frames import FEATURE_HOP_SAMPLES
 
+Floats = NDArray[np.float32]
+
+# Its streams decode a chunk when more frames than the chunk needs are there, not when just as many are.
+SHERPA_EXTRA_FRAMES = 2
 _WORKER = Path(__file__).with_name("sherpa_worker.py")
 
 
@@ -42,7 +48,7 @@ class SherpaDecoder:
         self._subject = subject
         self.version = str(self._read("start")["version"])
 
-    def decode(self, samples: NDArray[np.float32]) -> SherpaResult:
+    def decode(self, samples: Floats) -> SherpaResult:
         """Decode one recording, float32 (num_samples,), 16 kHz.
 
         Raises:
@@ -109,6 +115,17 @@ def open_sherpa(
             yield SherpaDecoder(process, errors, f"bundle {bundle_dir}, {variant}{' int8' if int8 else ''}")
         finally:
             _end(process)
+
+
+def padded_for_sherpa(samples: Floats, chunk_frames: int) -> Floats:
+    """Audio with the silence behind it that a stream of sherpa-onnx needs to decode all of it and the tail.
+
+    Args:
+        samples: float32 (num_samples,), 16 kHz.
+        chunk_frames: student frames a chunk.
+    """
+    silence = padding_samples(len(samples), chunk_frames) + SHERPA_EXTRA_FRAMES * FEATURE_HOP_SAMPLES
+    return np.concatenate([samples, np.zeros(silence, dtype=np.float32)])
 
 
 def _words(text: str) -> str:

@@ -33,7 +33,6 @@ class StreamDecoding:
         self._rules = rules or EndpointRules()
         self._audio: AudioStream | None = None
         self._is_finished = False
-        self._chunks = 0
         self._segment_start_s = 0.0
         self._texts: list[str] = []
 
@@ -68,9 +67,8 @@ class StreamDecoding:
 
     def after_chunk(self) -> list[Message]:
         """Messages to send after the recogniser has advanced this stream by one chunk."""
-        self._chunks += 1
         result = self.audio.result
-        segment_s = self._chunks * self.model.recognizer.chunk_s - self._segment_start_s
+        segment_s = self.audio.decoded_s - self._segment_start_s
         is_over = self._rules.reached(
             has_words=bool(result.tokens), trailing_silence_s=self.audio.trailing_silence_s, segment_s=segment_s
         )
@@ -88,7 +86,7 @@ class StreamDecoding:
     def _close_segment(self) -> list[Message]:
         """A segment without words gives no message: its number goes to the next one."""
         result = self.audio.reset()
-        self._segment_start_s = self._chunks * self.model.recognizer.chunk_s
+        self._segment_start_s = self.audio.decoded_s
         if not result.tokens:
             return []
         message = final_message(len(self._texts), result, self._audio_s())
@@ -98,5 +96,5 @@ class StreamDecoding:
     def _audio_s(self) -> float:
         """Audio that had to be there for the chunks decoded so far."""
         recognizer = self.model.recognizer
-        needed_s = recognizer.latency_s + (self._chunks - 1) * recognizer.chunk_s
+        needed_s = recognizer.latency_s + (self.audio.num_chunks - 1) * recognizer.chunk_s
         return min(self.audio.duration_s, needed_s)

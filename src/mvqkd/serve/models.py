@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -93,13 +92,10 @@ class ModelSource:
         Raises:
             ArtifactError, RegistryError: there is none, or it is not what was registered, or cannot be run.
         """
-        location, version = self.find()
-        if location.startswith("models:"):
-            from mvqkd.adapters.registry import resolve_bundle
+        from mvqkd.adapters.registry import resolve_bundle
 
-            directory = resolve_bundle(location)
-        else:
-            directory = load_artifact(Path(location), "onnx-bundle").path
+        location, version = self.find()
+        directory = resolve_bundle(location)
         bundle_id = load_artifact(directory, verify="size").id
         model = LoadedModel(
             self.name,
@@ -171,9 +167,5 @@ class ModelSlot:
 def _try_out(model: LoadedModel) -> None:
     """Run every graph once, on audio that must not fail: a bundle that breaks here is not served."""
     samples = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE_HZ).astype(np.float32)
-    stream = model.recognizer.open_stream()
-    stream.accept(samples)
-    stream.finish()
-    while model.recognizer.decode([stream]):
-        pass
+    model.recognizer.transcribe(samples)
     model.transducer.transcribe([samples])

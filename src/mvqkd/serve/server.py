@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-import onnxruntime
 import uvicorn
 
 from mvqkd.errors import ConfigError
@@ -45,8 +44,6 @@ def serve(
         ConfigError: the address cannot be bound.
         ArtifactError, RegistryError: a bundle cannot be used.
     """
-    # Nothing leaves this machine but the answers.
-    onnxruntime.disable_telemetry_events()
     metrics = Metrics()
     slots = {name: ModelSlot(source, metrics) for name, source in locations.items()}
     with _bound(settings) as listening:

@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from mvqkd.data.audio import SELF_CONTAINED, Decoded, stereo_error
+from mvqkd.data.audio import SELF_CONTAINED, Decoded, OnlineResampler, stereo_error
 from mvqkd.errors import AudioError
 from mvqkd.frames import SAMPLE_RATE_HZ
 from mvqkd.serve.protocol import ClientFault
@@ -33,10 +33,8 @@ def decode_upload(file: IO[bytes], *, max_duration_s: float, mix_down: bool = Fa
         AudioError: not audio, empty, not finite, or more than one channel.
         ClientFault: longer than ``max_duration_s``.
     """
-    import soxr
-
     parts: list[Floats] = []
-    resampler = None
+    resampler: OnlineResampler | None = None
     num_samples = 0
     for samples, rate_hz in _blocks(file):
         channels = samples.shape[1]
@@ -45,11 +43,9 @@ def decode_upload(file: IO[bytes], *, max_duration_s: float, mix_down: bool = Fa
         mono = samples.mean(axis=1, dtype=np.float32)
         if not np.isfinite(mono).all():
             raise _unusable("NaN or infinite samples")
-        if rate_hz != SAMPLE_RATE_HZ:
-            resampler = resampler or soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
-            mono = resampler.resample_chunk(mono)
-        parts.append(mono)
-        num_samples += len(mono)
+        resampler = resampler or OnlineResampler(rate_hz)
+        parts.append(resampler.accept(mono))
+        num_samples += len(parts[-1])
         if num_samples > max_duration_s * SAMPLE_RATE_HZ:
             raise ClientFault(
                 _SUBJECT,
@@ -60,7 +56,7 @@ def decode_upload(file: IO[bytes], *, max_duration_s: float, mix_down: bool = Fa
                 next_step="cut it into parts",
             )
     if resampler is not None:
-        parts.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+        parts.append(resampler.finish())
     if not num_samples:
         raise _unusable("no samples")
     return np.concatenate(parts)

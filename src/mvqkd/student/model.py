@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvqkd.config import ModelConfig
+from mvqkd.data.tokens import BLANK_ID, UNKNOWN_ID
 from mvqkd.student.encoder import Encoder
 from mvqkd.student.rnnt_loss import (
     IMPOSSIBLE,
@@ -20,7 +21,7 @@ from mvqkd.student.rnnt_loss import (
     pruned_arcs,
     simple_arcs,
 )
-from mvqkd.student.transducer import BLANK_ID, UNKNOWN_ID, Decoder, Joiner
+from mvqkd.student.transducer import Decoder, Joiner
 
 # Below the best log-probability of any frame, and no further: float32 is coarse far from 0.
 NEVER = -100.0

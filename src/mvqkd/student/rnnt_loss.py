@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvqkd.student.transducer import BLANK_ID
+from mvqkd.data.tokens import BLANK_ID
 
 # Stands for log 0. Finite, so that sums and differences of impossible paths stay numbers.
 LOG_ZERO = -1e30

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvqkd.config import ModelConfig
-
-BLANK_ID, UNKNOWN_ID = 0, 1
+from mvqkd.data.tokens import BLANK_ID
 
 
 class Decoder(nn.Module):

@@ -132,6 +132,7 @@ def test_a_segment_ends_where_asked_and_times_go_on(recognizer: StreamingRecogni
     run_out(recognizer, stream)
     # Everything is silence since the last token, or since the segment began.
     decoded_s = stream.num_chunks * recognizer.chunk_s
+    assert stream.decoded_s == decoded_s > stream.result.times_s[-1]
     assert stream.trailing_silence_s == pytest.approx(decoded_s - stream.result.times_s[-1] - 0.04)
     first = stream.reset()
     assert first.text != ""

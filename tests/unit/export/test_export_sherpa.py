@@ -21,11 +21,10 @@ from mvqkd.decode.hotwords import ContextGraph, Hotword
 from mvqkd.decode.onnx_graphs import Variant
 from mvqkd.decode.onnx_runtime import OnnxTransducer
 from mvqkd.decode.search import ctc_greedy_search, greedy_search, modified_beam_search
-from mvqkd.decode.streaming import padding_samples
 from mvqkd.errors import ExportParityError
 from mvqkd.export.bundle import write_sherpa_options
 from mvqkd.export.scoring import Recognizers
-from mvqkd.export.sherpa import open_sherpa
+from mvqkd.export.sherpa import SHERPA_EXTRA_FRAMES, open_sherpa, padded_for_sherpa
 
 if TYPE_CHECKING:
     from conftest import Exported
@@ -62,11 +61,7 @@ def test_sherpa_takes_the_int8_graphs(exported: Exported, recordings: list[Float
     expected = rows[key](recordings[0])  # type: ignore[index]
     assert expected != rows["ctc_greedy" if variant != "ctc" else "greedy", "onnxruntime-int8"](recordings[0])
     with open_sherpa(exported.bundle, variant=variant, int8=True) as sherpa:
-        assert sherpa.decode(in_whole_chunks(recordings[0])).text.startswith(expected)
-
-
-def in_whole_chunks(samples: Floats) -> Floats:
-    return np.concatenate([samples, np.zeros(padding_samples(len(samples), 4) + 320, dtype=np.float32)])
+        assert sherpa.decode(padded_for_sherpa(recordings[0], 4)).text.startswith(expected)
 
 
 @pytest.mark.parametrize("method", ["greedy_search", "modified_beam_search"])
@@ -77,9 +72,9 @@ def test_sherpa_streams_as_torch_would_decode_the_whole(
     tokens = OnnxTransducer(exported.bundle).tokens
     search = greedy_search if method == "greedy_search" else modified_beam_search
     with open_sherpa(exported.bundle, variant="streaming", decoding_method=method) as sherpa:
-        for samples in map(in_whole_chunks, recordings):
-            # sherpa-onnx decodes a chunk when two frames more are there.
-            hidden, frames = reference.hidden(*pad_features([log_mel(samples)[:-2]]), chunk_frames=4)
+        for samples in (padded_for_sherpa(recording, 4) for recording in recordings):
+            features = log_mel(samples)[:-SHERPA_EXTRA_FRAMES]
+            hidden, frames = reference.hidden(*pad_features([features]), chunk_frames=4)
             (expected,) = search(reference, reference.project(hidden), frames)  # type: ignore[operator]
             assert len(expected.tokens) > 3
             assert sherpa.decode(samples).symbols == tuple(tokens.symbols[token] for token in expected.tokens)
@@ -99,7 +94,7 @@ def test_sherpa_decodes_the_ctc_head(exported: Exported, recordings: list[Floats
 def test_sherpa_ends_segments_by_its_rules(exported: Exported, recordings: list[Floats]) -> None:
     # An untrained student hears no pause: the rule that ends long segments shows that endpoints are found.
     rules = {"rule3_min_utterance_length": 0.5}
-    speech = in_whole_chunks(recordings[0])
+    speech = padded_for_sherpa(recordings[0], 4)
     with open_sherpa(exported.bundle, variant="streaming") as sherpa:
         whole = sherpa.decode(speech)
     with open_sherpa(exported.bundle, variant="streaming", enable_endpoint_detection=True, **rules) as sherpa:
@@ -114,8 +109,10 @@ def test_hotwords_do_to_sherpa_what_they_do_to_our_own_search(
 ) -> None:
     reference = exported.reference
     tokens = OnnxTransducer(exported.bundle).tokens
-    samples = in_whole_chunks(recordings[0])
-    hidden, frames = reference.hidden(*pad_features([log_mel(samples)[: -2 if variant == "streaming" else None]]))
+    samples = padded_for_sherpa(recordings[0], 4)
+    hidden, frames = reference.hidden(
+        *pad_features([log_mel(samples)[: -SHERPA_EXTRA_FRAMES if variant == "streaming" else None]])
+    )
     encoded = reference.project(hidden)
     (plain,) = modified_beam_search(reference, encoded, frames)
     heard = [token for token in dict.fromkeys(plain.tokens) if token > 2]
