@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipelines.cluster import STEPS, ClusterConfig
+
 
 def tiny_params(manifest: Path) -> dict[str, dict[str, Any]]:
     """Every section, for a manifest of ``mvqkd.testing.corpus.make_corpus``."""
@@ -35,3 +37,8 @@ def tiny_params(manifest: Path) -> dict[str, dict[str, Any]]:
         "gate": {"max_wer": 100.0, "max_quantizer_error": 100.0, "min_test_utterances": 1},
         "promote": {"model_name": "tiny"},
     }
+
+
+def tiny_cluster(**changes: Any) -> ClusterConfig:
+    """Settings for a runner on this machine: the registry is the environment's, and a step that fails is not repeated."""
+    return ClusterConfig(environment={}, steps={step: {"retry": None} for step in STEPS}, **changes)

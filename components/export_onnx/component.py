@@ -1,5 +1,7 @@
 """export-onnx as a Kubeflow component."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from components.image import IMAGE
@@ -9,30 +11,28 @@ from components.image import IMAGE
 def export_onnx(
     config: str,
     data: dsl.Input[dsl.Dataset],
+    data_id: str,
     student: dsl.Input[dsl.Model],
+    student_id: str,
     bundle: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-) -> None:
+) -> NamedTuple("Outputs", artifact_id=str):
     """Export the student for onnxruntime and sherpa-onnx, prove parity, score what ships.
 
     Args:
         config: section export-onnx as JSON.
         data: cut-manifest.
+        data_id: its content id.
         student: student-checkpoint.
+        student_id: its content id.
         bundle: the onnx-bundle that is written.
         metrics: its figures.
+
+    Returns:
+        artifact_id: its content id.
     """
-    from pathlib import Path
+    from mvqkd.adapters.kubeflow import run_stage
 
-    from mvqkd.config import ExportOnnxConfig, section_from_json
-    from mvqkd.export.stage import export_onnx
-
-    artifact = export_onnx(
-        section_from_json(ExportOnnxConfig, config),
-        data=Path(data.path),
-        student=Path(student.path),
-        out=Path(bundle.path),
-    )
-    bundle.metadata.update(artifact.metadata)
-    for name, value in artifact.scalar_figures.items():
-        metrics.log_metric(name, value)
+    inputs = {"data": (data, data_id), "student": (student, student_id)}
+    artifact = run_stage("export-onnx", config, inputs=inputs, output=bundle, metrics=metrics)
+    return (artifact.id,)

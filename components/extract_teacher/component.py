@@ -1,5 +1,7 @@
 """extract-teacher as a Kubeflow component."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from components.image import IMAGE
@@ -9,23 +11,21 @@ from components.image import IMAGE
 def extract_teacher(
     config: str,
     data: dsl.Input[dsl.Dataset],
+    data_id: str,
     teacher_embeddings: dsl.Output[dsl.Dataset],
-) -> None:
+) -> NamedTuple("Outputs", artifact_id=str):
     """Sample frames of the teacher's embeddings to fit a quantizer on.
 
     Args:
         config: section extract-teacher as JSON.
         data: cut-manifest.
+        data_id: its content id.
         teacher_embeddings: the teacher-embeddings that is written.
+
+    Returns:
+        artifact_id: its content id.
     """
-    from pathlib import Path
+    from mvqkd.adapters.kubeflow import run_stage
 
-    from mvqkd.config import ExtractTeacherConfig, section_from_json
-    from mvqkd.teacher.extract import extract_teacher
-
-    artifact = extract_teacher(
-        section_from_json(ExtractTeacherConfig, config),
-        data=Path(data.path),
-        out=Path(teacher_embeddings.path),
-    )
-    teacher_embeddings.metadata.update(artifact.metadata)
+    artifact = run_stage("extract-teacher", config, inputs={"data": (data, data_id)}, output=teacher_embeddings)
+    return (artifact.id,)

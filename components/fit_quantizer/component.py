@@ -1,5 +1,7 @@
 """fit-quantizer as a Kubeflow component."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from components.image import IMAGE
@@ -9,27 +11,24 @@ from components.image import IMAGE
 def fit_quantizer(
     config: str,
     teacher_embeddings: dsl.Input[dsl.Dataset],
+    teacher_embeddings_id: str,
     quantizer: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-) -> None:
+) -> NamedTuple("Outputs", artifact_id=str):
     """Fit the multi-codebook quantizer to those embeddings.
 
     Args:
         config: section fit-quantizer as JSON.
         teacher_embeddings: teacher-embeddings.
+        teacher_embeddings_id: its content id.
         quantizer: the quantizer that is written.
         metrics: its figures.
+
+    Returns:
+        artifact_id: its content id.
     """
-    from pathlib import Path
+    from mvqkd.adapters.kubeflow import run_stage
 
-    from mvqkd.config import FitQuantizerConfig, section_from_json
-    from mvqkd.quantizer.fit_stage import fit_quantizer
-
-    artifact = fit_quantizer(
-        section_from_json(FitQuantizerConfig, config),
-        teacher_embeddings=Path(teacher_embeddings.path),
-        out=Path(quantizer.path),
-    )
-    quantizer.metadata.update(artifact.metadata)
-    for name, value in artifact.scalar_figures.items():
-        metrics.log_metric(name, value)
+    inputs = {"teacher_embeddings": (teacher_embeddings, teacher_embeddings_id)}
+    artifact = run_stage("fit-quantizer", config, inputs=inputs, output=quantizer, metrics=metrics)
+    return (artifact.id,)

@@ -1,5 +1,7 @@
 """prepare-data as a Kubeflow component."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from components.image import IMAGE
@@ -9,20 +11,19 @@ from components.image import IMAGE
 def prepare_data(
     config: str,
     data: dsl.Output[dsl.Dataset],
-) -> None:
+    source_id: str = "",
+) -> NamedTuple("Outputs", artifact_id=str):
     """Turn recordings and transcripts into checked cuts, splits and tokens.
 
     Args:
         config: section prepare-data as JSON.
+        source_id: anything that changes when the recordings behind an unchanged path do; part of the cache's key only.
         data: the cut-manifest that is written.
+
+    Returns:
+        artifact_id: its content id.
     """
-    from pathlib import Path
+    from mvqkd.adapters.kubeflow import run_stage
 
-    from mvqkd.config import PrepareDataConfig, section_from_json
-    from mvqkd.data.prepare import prepare_data
-
-    artifact = prepare_data(
-        section_from_json(PrepareDataConfig, config),
-        out=Path(data.path),
-    )
-    data.metadata.update(artifact.metadata)
+    artifact = run_stage("prepare-data", config, output=data)
+    return (artifact.id,)

@@ -1,5 +1,7 @@
 """train-student as a Kubeflow component."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from components.image import IMAGE
@@ -8,37 +10,49 @@ from components.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def train_student(
     config: str,
+    launch: str,
     data: dsl.Input[dsl.Dataset],
+    data_id: str,
     student: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     codebook_indexes: dsl.Input[dsl.Dataset] = None,
+    codebook_indexes_id: str = "",
     quantizer: dsl.Input[dsl.Model] = None,
+    quantizer_id: str = "",
     teacher_embeddings: dsl.Input[dsl.Dataset] = None,
-) -> None:
+    teacher_embeddings_id: str = "",
+) -> NamedTuple("Outputs", artifact_id=str):
     """Train the student to transcribe and to predict the indexes.
 
     Args:
         config: section train-student as JSON.
+        launch: section launch as JSON: in this pod, in several processes of it, or as a TrainJob of several nodes.
         data: cut-manifest.
+        data_id: its content id.
         codebook_indexes: codebook-indexes, where the stage needs it.
+        codebook_indexes_id: its content id.
         quantizer: quantizer, where the stage needs it.
+        quantizer_id: its content id.
         teacher_embeddings: teacher-embeddings, where the stage needs it.
+        teacher_embeddings_id: its content id.
         student: the student-checkpoint that is written.
         metrics: its figures.
+
+    Returns:
+        artifact_id: its content id.
     """
-    from pathlib import Path
+    from mvqkd.adapters.kubeflow import run_training
 
-    from mvqkd.config import TrainStudentConfig, section_from_json
-    from mvqkd.train.stage import train_student
-
-    artifact = train_student(
-        section_from_json(TrainStudentConfig, config),
-        data=Path(data.path),
-        codebook_indexes=Path(codebook_indexes.path) if codebook_indexes else None,
-        quantizer=Path(quantizer.path) if quantizer else None,
-        teacher_embeddings=Path(teacher_embeddings.path) if teacher_embeddings else None,
-        out=Path(student.path),
+    artifact = run_training(
+        config,
+        launch,
+        inputs={
+            "data": (data, data_id),
+            "codebook_indexes": (codebook_indexes, codebook_indexes_id),
+            "quantizer": (quantizer, quantizer_id),
+            "teacher_embeddings": (teacher_embeddings, teacher_embeddings_id),
+        },
+        output=student,
+        metrics=metrics,
     )
-    student.metadata.update(artifact.metadata)
-    for name, value in artifact.scalar_figures.items():
-        metrics.log_metric(name, value)
+    return (artifact.id,)

@@ -14,6 +14,7 @@ MvqkdError
 ├── TrainingError                training cannot go on (no finite loss, no usable batch)
 ├── ExportParityError            the exported graph does not compute what the student computes
 ├── RegistryError                the tracking server or the model registry refused or failed
+├── NotificationError            a run's outcome could not be told
 └── MissingDependencyError       a program or package that the stage needs is not installed
 
 The command line prints one of these as a single line and exits with 1.
@@ -94,6 +95,10 @@ class ExportParityError(MvqkdError):
 
 class RegistryError(MvqkdError):
     """The tracking server or the model registry refused or failed."""
+
+
+class NotificationError(MvqkdError):
+    """The outcome of a run could not be told to the webhook."""
 
 
 class MissingDependencyError(MvqkdError):

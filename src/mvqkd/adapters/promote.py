@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvqkd.adapters.mlflow_store import connect
+from mvqkd.adapters.mlflow_store import connect, registry_errors
 from mvqkd.adapters.registration import Registration, move_aliases, refuse_overtaken, register
 from mvqkd.adapters.run_records import TAG_GIT_SHA, flatten
 from mvqkd.adapters.tracking import TAG_DECISION, LoggedRun, log_lineage
@@ -15,6 +15,7 @@ from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import PromoteConfig
 
 PROMOTION_FILE = "promotion.json"
+TAG_PIPELINE_RUN = "mvqkd.pipeline_run"
 
 # The decision's figures that become the parent run's metrics, under names that say whose they are.
 _HEADLINE = {
@@ -40,6 +41,7 @@ def promote(
     codebook_indexes: Path | None = None,
     quantizer: Path | None = None,
     teacher_embeddings: Path | None = None,
+    pipeline_run: str | None = None,
 ) -> Artifact:
     """Log one MLflow run with a nested run a stage, register the bundle, and promote it when the decision says so.
 
@@ -50,6 +52,7 @@ def promote(
         decision, bundle, wer_report, student, data: artifacts of one lineage.
         codebook_indexes, quantizer, teacher_embeddings: logged when they belong to the lineage; left out, with no
             error, when nothing in it was made from any artifact of their kind.
+        pipeline_run: id of the orchestrator's run that this belongs to, becomes a tag of the MLflow run.
     Returns:
         promotion artifact; promotion.json names model, version, run and aliases.
     Raises:
@@ -78,6 +81,9 @@ def promote(
         headline=_headline(verdict),
         tags={"mvqkd.decision": verdict.facts["decision"], "mlflow.note.content": _description(verdict, artifacts)},
     )
+    if pipeline_run:
+        with registry_errors("tagging the run"):
+            client.set_tag(run.run_id, TAG_PIPELINE_RUN, pipeline_run)
     version = register(
         client,
         config.model_name,

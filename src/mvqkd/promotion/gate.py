@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mvqkd.config import GateConfig
@@ -27,7 +27,7 @@ class Candidate:
 
     ``wer`` is a share of words (0.25 = 25 %), None when the report has no such row. ``parity_ok`` is None when
     the bundle carries no parity verdict. ``quantizer_error`` is the held-out relative reconstruction error, None
-    when the student was made without a quantizer.
+    when the student was made without a quantizer. ``other_wers`` has the WER on further test sets by their names.
     """
 
     bundle_id: str
@@ -37,6 +37,7 @@ class Candidate:
     text_normalizer: str
     parity_ok: bool | None
     quantizer_error: float | None = None
+    other_wers: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def decide(challenger: Candidate, champion: Candidate | None, config: GateConfig
         ``promote`` when no check fails, else ``reject``.
     """
     checks = [check(challenger, config) for check in _ABSOLUTE_CHECKS]
+    checks += [_within(f"absolute WER, {name}", wer, config) for name, wer in challenger.other_wers.items()]
     checks += _comparison(challenger, champion, config)
     failed = [check for check in checks if check.verdict == "fail"]
     if failed:
@@ -103,14 +105,17 @@ def _wer_is_a_number(challenger: Candidate, config: GateConfig) -> Check:
 
 
 def _wer_bound(challenger: Candidate, config: GateConfig) -> Check:
-    name, threshold = "absolute WER", config.max_wer
-    if not _usable(challenger.wer):
-        return Check(name, challenger.wer, threshold, "fail", "without a WER there is nothing to bound")
-    assert challenger.wer is not None
-    if challenger.wer <= threshold + _ROUNDING:
-        why = f"{_percent(challenger.wer)} is within {_percent(threshold)}"
-        return Check(name, challenger.wer, threshold, "pass", why)
-    return Check(name, challenger.wer, threshold, "fail", f"{_percent(challenger.wer)} is above {_percent(threshold)}")
+    return _within("absolute WER", challenger.wer, config)
+
+
+def _within(name: str, wer: float | None, config: GateConfig) -> Check:
+    threshold = config.max_wer
+    if not _usable(wer):
+        return Check(name, wer, threshold, "fail", "without a WER there is nothing to bound")
+    assert wer is not None
+    if wer <= threshold + _ROUNDING:
+        return Check(name, wer, threshold, "pass", f"{_percent(wer)} is within {_percent(threshold)}")
+    return Check(name, wer, threshold, "fail", f"{_percent(wer)} is above {_percent(threshold)}")
 
 
 def _parity(challenger: Candidate, config: GateConfig) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def gate(
     out: Path,
     quantizer: Path | None = None,
     champion: Path | None = None,
+    other_reports: Sequence[Path] = (),
 ) -> Artifact:
     """Judge a bundle and write a promotion-decision; a rejected challenger is a result, not an error.
 
@@ -31,6 +33,7 @@ def gate(
         wer_report: wer-report of the same student, decoded by torch.
         quantizer: quantizer whose indexes the student learnt from; ignored when it learnt from none.
         champion: directory of the champion's bundle; None when there is none yet.
+        other_reports: wer-reports of the same student on further test sets; each must keep the absolute bound.
     Returns:
         promotion-decision; ``figures["decision"]`` is ``promote`` or ``reject``, decision.json holds every check.
     Raises:
@@ -38,14 +41,16 @@ def gate(
     """
     bundle_artifact = load_artifact(bundle, "onnx-bundle")
     torch_artifact = load_artifact(wer_report, "wer-report")
-    _require_common_parent(bundle_artifact, torch_artifact, "student-checkpoint")
-    if "cut-manifest" in bundle_artifact.parents and "cut-manifest" in torch_artifact.parents:
-        _require_common_parent(bundle_artifact, torch_artifact, "cut-manifest")
+    others = [load_artifact(path, "wer-report") for path in other_reports]
+    for report_artifact in (torch_artifact, *others):
+        _require_common_parent(bundle_artifact, report_artifact, "student-checkpoint")
+        if "cut-manifest" in bundle_artifact.parents and "cut-manifest" in report_artifact.parents:
+            _require_common_parent(bundle_artifact, report_artifact, "cut-manifest")
     quantizer_artifact = _quantizer_of(bundle_artifact, quantizer)
     champion_artifact = None if champion is None else load_artifact(champion, "onnx-bundle")
 
     report, torch_report = read_report(bundle_artifact), read_report(torch_artifact)
-    challenger = _candidate(bundle_artifact, report, quantizer_artifact)
+    challenger = _candidate(bundle_artifact, report, quantizer_artifact, others)
     rival_report = None if champion_artifact is None else read_report(champion_artifact)
     rival = None
     if champion_artifact is not None and rival_report is not None:
@@ -82,6 +87,7 @@ def gate(
         "champion_id": champion_artifact.id if champion_artifact else None,
         "test_set_sha256": report.test_set_sha256,
         "text_normalizer": report.text_normalizer,
+        **({"other_report_ids": sorted(artifact.id for artifact in others)} if others else {}),
     }
     return partial.commit(facts=facts, figures={name: value for name, value in figures.items() if _recordable(value)})
 
@@ -91,7 +97,9 @@ def _recordable(value: Any) -> bool:
     return value not in (None, {}) and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def _candidate(bundle: Artifact, report: Report, quantizer: Artifact | None) -> Candidate:
+def _candidate(
+    bundle: Artifact, report: Report, quantizer: Artifact | None, others: Sequence[Artifact] = ()
+) -> Candidate:
     return Candidate(
         bundle_id=bundle.id,
         wer=None if report.record is None else report.record.wer,
@@ -100,7 +108,15 @@ def _candidate(bundle: Artifact, report: Report, quantizer: Artifact | None) -> 
         text_normalizer=report.text_normalizer,
         parity_ok=read_parity(bundle),
         quantizer_error=None if quantizer is None else _relative_error(quantizer),
+        other_wers=dict(sorted(_other_wer(artifact) for artifact in others)),
     )
+
+
+def _other_wer(artifact: Artifact) -> tuple[str, float | None]:
+    """A further test set and the student's WER on it; decoded by torch, as the bundle was scored on one set alone."""
+    report = read_report(artifact)
+    row = report.row("torch", RECORD_DECODER)
+    return report.split, None if row is None else row.wer
 
 
 def _quantizer_of(bundle: Artifact, given: Path | None) -> Artifact | None:

@@ -1,0 +1,62 @@
+"""The decision's page shows every check and neutralises what an artifact says."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mvqkd.artifacts import Artifact, PartialArtifact
+from mvqkd.config import GateConfig
+from mvqkd.promotion.page import decision_page
+from mvqkd.promotion.stage import DECISION_FILE, gate
+from mvqkd.testing.lineage import make_lineage
+
+
+class Page(HTMLParser):
+    """Tags and texts; fails on a reference to anything outside the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not {name for name, _ in attrs} & {"src", "href"}, "the page needs no network"
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+@pytest.fixture
+def decision(tmp_path: Path) -> Artifact:
+    lineage = make_lineage(tmp_path, wer=0.6)
+    paths = {"bundle": lineage.bundle.path, "wer_report": lineage.wer_report.path, "quantizer": lineage.quantizer.path}
+    return gate(GateConfig(max_wer=0.5), out=tmp_path / "decision", **paths)
+
+
+def test_every_check_is_a_row(decision: Artifact) -> None:
+    page = Page(decision_page(decision))
+    record = json.loads((decision.path / DECISION_FILE).read_text())
+    assert page.texts.index("reject") < page.texts.index(record["reason"])
+    for check in record["checks"]:
+        assert check["name"] in page.texts
+        assert check["why"] in page.texts
+    assert page.texts.count("fail") == 1
+    assert decision.id in page.texts
+
+
+def test_markup_in_a_record_stays_text(decision: Artifact, tmp_path: Path) -> None:
+    record = json.loads((decision.path / DECISION_FILE).read_text())
+    record["reason"] = "<script>alert(1)</script>"
+    record["checks"][0]["why"] = '"><img src=x onerror=alert(1)>'
+    partial = PartialArtifact(tmp_path / "other", decision.kind, stage="gate", config={})
+    (partial.path / DECISION_FILE).write_text(json.dumps(record))
+    page = Page(decision_page(partial.commit()))
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "<script>alert(1)</script>" in page.texts
