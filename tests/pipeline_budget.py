@@ -40,5 +40,5 @@ def tiny_params(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def tiny_cluster(**changes: Any) -> ClusterConfig:
-    """Settings for a runner on this machine: the registry is the environment's, and a step that fails is not repeated."""
+    """Settings for a runner on this machine: the environment's registry, and no repetition of a step that fails."""
     return ClusterConfig(environment={}, steps={step: {"retry": None} for step in STEPS}, **changes)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import local
 
-from mvqkd.artifacts import Artifact, load_artifact
+from mvqkd.artifacts import Artifact
 from mvqkd.stages import STAGES
 from mvqkd.testing.corpus import make_corpus
-from pipelines.distill import NAME, distill_on
-from tests.pipeline_budget import tiny_cluster, tiny_params
+from pipelines.distill import NAME
+from tests.checkout import Checkout
+from tests.kfp_run import Artifacts, run_pipeline
+from tests.pipeline_budget import tiny_params
 from tests.webhook import Webhook, webhook
 
 pytestmark = [
@@ -26,8 +27,6 @@ pytestmark = [
 ]
 NUM_SHARDS = 3
 TEST_SPLITS = ["test", "train"]
-
-Artifacts = dict[str, list[Artifact]]
 
 
 @pytest.fixture(scope="module")
@@ -47,28 +46,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, heard: Webhook) -> Itera
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("MVQKD_WEBHOOK_URL", heard.url)
         patch.setenv("MVQKD_WEBHOOK_TOKEN", "of-the-test")
-        local.init(
-            runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "runs"), raise_on_error=True
-        )
         yield folder
 
 
 def _run(workspace: Path, *, changes: dict[str, dict[str, object]] | None = None, **parameters: Any) -> Artifacts:
-    """Run the pipeline; returns the artifacts of this run by kind."""
-    before = set((workspace / "runs").glob("*"))
     params = tiny_params(workspace / "corpus" / "manifest.jsonl")
     # One shard of encode-ci holds few cuts, so that there is one for every part.
     params["encode-ci"]["shard_cuts"] = 4
-    sections = {name: json.dumps(values | (changes or {}).get(name, {})) for name, values in params.items()}
-    run = distill_on(tiny_cluster())
-    run(**{f"{name.replace('-', '_')}_config": text for name, text in sections.items()}, **parameters)
-    (folder,) = set((workspace / "runs").glob("*")) - before
-    found: Artifacts = {}
-    for manifest in sorted(folder.rglob("artifact.json")):
-        if not any(part.startswith(".") for part in manifest.relative_to(folder).parts):
-            artifact = load_artifact(manifest.parent)
-            found.setdefault(artifact.kind, []).append(artifact)
-    return found
+    sections = {name: values | (changes or {}).get(name, {}) for name, values in params.items()}
+    return run_pipeline(workspace / "runs", sections, **parameters)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +65,9 @@ def promoted(workspace: Path) -> Artifacts:
 
 
 def _whole(artifacts: Artifacts) -> Artifact:
-    (whole,) = [artifact for artifact in artifacts["codebook-indexes"] if "world_size" not in artifact.facts]
-    return whole
+    whole = [artifact for artifact in artifacts["codebook-indexes"] if "world_size" not in artifact.facts]
+    assert len({artifact.id for artifact in whole}) == 1, "a single shard is whole, and merges to itself"
+    return whole[0]
 
 
 def test_every_stage_wrote_its_artifact(promoted: Artifacts) -> None:
@@ -175,3 +162,17 @@ def test_rejected_challenger_is_recorded_and_the_champion_stays(
     assert record["version"] != champion
     assert record["aliases"]["champion"] == champion
     assert heard.messages[-1]["decision"] == "reject"
+
+
+@pytest.mark.slow
+def test_ids_are_those_of_dvc_repro(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = Checkout(tmp_path / "checkout", git=False)
+    result = checkout.demo()
+    assert result.returncode == 0, result.stdout + result.stderr
+    # A registry of its own, as the checkout has: the decision depends on the champion.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    made = run_pipeline(tmp_path / "runs", checkout.params, num_shards=2)
+    ids = {STAGES[name].output_kind: artifact_id for name, artifact_id in checkout.ids().items()}
+    assert _whole(made).id == ids.pop("codebook-indexes")
+    ids.pop("promotion")  # names the registry's run
+    assert {kind: {artifact.id for artifact in made[kind]} for kind in ids} == {kind: {ids[kind]} for kind in ids}
