@@ -48,9 +48,8 @@ def judge_on(cluster: ClusterConfig) -> dsl.graph_component.GraphComponent:
         exported = export_onnx(
             config=export_onnx_config, data=data, data_id=data_id, student=student, student_id=student_id
         )
-        bundle, bundle_id = (
-            settle(exported, cluster, "export-onnx").outputs[name] for name in ("bundle", "artifact_id")
-        )
+        settle(exported, cluster, "export-onnx")
+        bundle, bundle_id = exported.outputs["bundle"], exported.outputs["artifact_id"]
         with dsl.ParallelFor(test_splits, name="test-sets") as split:
             scored = evaluate(
                 config=evaluate_config,

@@ -15,6 +15,7 @@ MvqkdError
 ├── ExportParityError            the exported graph does not compute what the student computes
 ├── RegistryError                the tracking server or the model registry refused or failed
 ├── NotificationError            a run's outcome could not be told
+├── PipelineServerError          Kubeflow Pipelines refused, failed or did not answer (pipelines/answers.py)
 └── MissingDependencyError       a program or package that the stage needs is not installed
 
 The command line prints one of these as a single line and exits with 1.

@@ -190,6 +190,8 @@ def test_settings_of_a_gpu_cluster_compile() -> None:
     assert [toleration["key"] for toleration in encoding["tolerations"]] == ["nvidia.com/gpu", "mvqkd/preemptible"]
     assert encoding["pvcMount"][0]["mountPath"] == "/shared"
     assert "pvcMount" not in on_kubernetes["exec-fit-quantizer"]
+    # Kubernetes refuses a path that is mounted twice.
+    assert all(len(executor.get("pvcMount", [])) <= 1 for executor in on_kubernetes.values())
     assert "accelerator" not in specification["deploymentSpec"]["executors"]["exec-promote"]["container"]["resources"]
     assert cluster.steps["encode-ci"].retry == load_cluster(None).steps["encode-ci"].retry, "not named in the file"
 
