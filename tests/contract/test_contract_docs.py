@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("install_size", "README.md"),
         ("quantizer", "docs/quantizer.md"),
         ("rnnt_loss", "docs/rnnt_loss.md"),
+        ("scale", "docs/scale.md"),
     ],
 )
 def test_page_is_what_its_benchmark_renders(name: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
