@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from scale_assumptions import Assumptions
-from scale_plan import EQUAL_COST, SPEED_COPIES, SPEEDS, TEACHER_HZ, cuts_of, run_hours, scenarios, storage_bytes
+from scale_plan import (
+    EQUAL_COST,
+    SPEED_COPIES,
+    SPEEDS,
+    TEACHER_HZ,
+    cuts_of,
+    list_bytes_per_cut,
+    run_hours,
+    scenarios,
+    storage_bytes,
+)
 
 SHARD_CUTS = (200, 2_000, 20_000)
 NONE = "none within these limits"
@@ -137,16 +147,24 @@ def _work(rates: dict[str, Any], assumed: Assumptions) -> str:
                 _hours(size / merge["merge_bytes_per_s"] / 3600),
                 _hours(size / merge["verify_bytes_per_s"] / 3600),
                 f"{cuts_of(corpus_h, assumed):,.0f}",
-                f"{cuts_of(corpus_h, assumed) * rates['start']['plan_bytes_per_cut'] / 1e9:,.1f} GB",
+                f"{cuts_of(corpus_h, assumed) * list_bytes_per_cut(rates) / 1e9:,.1f} GB",
             )
         )
-    head = ("hours of speech", "cores, measured teacher", "GPUs, large teacher", "merging", "verifying", "cuts", "plan")
+    head = (
+        "hours of speech",
+        "cores, measured teacher",
+        "GPUs, large teacher",
+        "merging",
+        "verifying",
+        "cuts",
+        "their list",
+    )
     return "\n".join(
         [
             "### Work",
             "",
-            "Computing alone, all speeds; merging and verifying 8 bytes a frame with one thread; memory of the plan,"
-            f" which every pod has of all cuts of its run: with {assumed.pod_memory_gb:g} GB a run takes"
+            "Computing alone, all speeds; merging and verifying 8 bytes a frame with one thread; memory of the list of"
+            f" cuts in the pod that needs most, the one that merges: with {assumed.pod_memory_gb:g} GB a run takes"
             f" {run_hours(rates, assumed):,.0f} hours of speech at most.",
             "",
             *_table(head, rows),

@@ -62,9 +62,14 @@ def cuts_of(hours: float, assumed: Assumptions) -> float:
     return hours * 3600 / assumed.cut_s
 
 
+def list_bytes_per_cut(rates: Rates) -> float:
+    """Memory that a cut of the corpus takes in the pod that needs most: one that encodes, or the one that merges."""
+    return max(rates["start"]["plan_bytes_per_cut"], len(SPEEDS) * rates["merge"]["open_bytes_per_cut"])
+
+
 def run_hours(rates: Rates, assumed: Assumptions) -> float:
-    """Hours of speech that one run takes at most, one digit: every pod has the list of all its cuts in memory."""
-    cuts = assumed.pod_memory_gb * 1e9 / max(rates["start"]["plan_bytes_per_cut"], 1.0)
+    """Hours of speech that one run takes at most, one digit: its list of cuts must fit into a pod's memory."""
+    cuts = assumed.pod_memory_gb * 1e9 / list_bytes_per_cut(rates)
     hours = cuts * assumed.cut_s / 3600
     digit = 10.0 ** math.floor(math.log10(hours))
     return hours // digit * digit

@@ -237,6 +237,21 @@ def test_ranks_merge_into_the_same_artifact(corpus: Corpus, undisturbed: Artifac
             CodebookIndexStore(load_artifact(parts[0]))
 
 
+def test_a_rank_loads_only_its_own_cuts(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+
+    def counted(*arguments: object) -> object:
+        cuts = load_cuts(*arguments)  # type: ignore[arg-type]
+        loaded.append(len(cuts))
+        return cuts
+
+    monkeypatch.setattr("mvqkd.codebook.encode.load_cuts", counted)
+    shard_cuts = CONFIG.shard_cuts
+    for rank in range(8):
+        corpus.encode("own", rank=rank, world_size=8)
+    assert max(loaded) <= shard_cuts < corpus.data.facts["splits"]["train"]
+
+
 def test_the_batch_size_does_not_show(corpus: Corpus, undisturbed: Artifact) -> None:
     other = corpus.encode("batches", config=CONFIG.model_copy(update={"batch_duration_s": 0.1, "shard_cuts": 5}))
     ours, theirs = CodebookIndexStore(undisturbed), CodebookIndexStore(other)

@@ -54,7 +54,7 @@ def test_everything_is_measured(rates: Any, tmp_path: Path) -> None:
         assert 0 < shard["codec_s"] < shard["teacher_s"] < shard["total_s"]
         assert shard["teacher_s"] + shard["codec_s"] < shard["total_s"]
     assert 0.5 < start["start_s"] < 120
-    assert 1_000 < start["plan_bytes_per_cut"] < 20_000, "lhotse's cuts take some thousand bytes each"
+    assert start["plan_bytes_per_cut"] < 500, "lhotse's cuts take thousands of bytes each; a pod holds only its own"
     assert 0 < start["plan_s_per_cut"] < 0.01
     assert merge["verify_bytes_per_s"] > merge["merge_bytes_per_s"] > 1e6
     assert 10 < merge["index_bytes_per_cut"] < 100

@@ -18,7 +18,7 @@ from mvqkd.codebook.figures import store_figures
 from mvqkd.codebook.shard_encoder import ShardEncoder, ShardRecord, finished_record
 from mvqkd.codebook.store import KIND, Shard, write_index
 from mvqkd.config import EncodeCiConfig
-from mvqkd.data.cuts import load_cuts, speed_copies
+from mvqkd.data.cuts import load_cuts, speed_copy
 from mvqkd.device import resolve_device
 from mvqkd.errors import ArtifactMismatchError, ConfigError, EmptyCutSetError
 from mvqkd.frames import frame_offsets
@@ -28,6 +28,9 @@ from mvqkd.teacher.base import Teacher
 
 _LOG = logging.getLogger(__name__)
 STAGE = "encode-ci"
+
+# A shard's number and its cuts.
+PlannedShard = tuple[int, list[Any]]
 
 
 def encode_ci(
@@ -95,8 +98,7 @@ def encode_with_teacher(
     codec = Quantizer.load(quantizer.path, resolve_device(config.device))
     iterations = int(quantizer.facts["refine_iterations"])
     encoder = ShardEncoder(teacher, codec, config.mode, iterations, config.batch_duration_s)
-    plan = _plan(data, config)
-    mine = [(number, cuts) for number, cuts in enumerate(plan) if number % world_size == rank]
+    mine, num_shards = _plan(data, config, rank, world_size)
     partial = PartialArtifact(
         out,
         KIND,
@@ -121,7 +123,7 @@ def encode_with_teacher(
         "data_id": data.id,
         "splits": list(config.splits),
         "speeds": list(config.speeds),
-        "num_shards": len(plan),
+        "num_shards": num_shards,
         "num_cuts": sum(len(shard.cuts) for shard in shards),
         "num_frames": sum(shard.num_frames for shard in shards),
         "frame_offsets": list(_frame_offsets(mine, shards, encoder.rate_hz)),
@@ -161,23 +163,42 @@ def check_same_teacher(quantizer: Artifact, embeddings: Artifact) -> None:
     quantizer.require_parent(embeddings)
 
 
-def _plan(data: Artifact, config: EncodeCiConfig) -> list[list[Any]]:
-    """All cuts to encode, as shards of consecutive ones; the same list on every rank."""
-    cuts = [cut for split in config.splits for cut in load_cuts(data, split)]
-    copies = list(speed_copies(cuts, config.speeds))
-    if not copies:
+def _plan(data: Artifact, config: EncodeCiConfig, rank: int, world_size: int) -> tuple[list[PlannedShard], int]:
+    """This rank's shards with their cuts, and how many shards there are on all ranks together.
+
+    All copies stand in one row, grouped by speed; a shard is a piece of it. Only cuts of this rank's shards are loaded,
+    so that a corpus of any size fits into memory when enough ranks share it.
+    """
+    counts = [int(data.facts["splits"].get(split, 0)) for split in config.splits]
+    num_cuts, num_copies = sum(counts), sum(counts) * len(config.speeds)
+    num_shards = -(-num_copies // config.shard_cuts)
+    pieces = {
+        number: range(number * config.shard_cuts, min((number + 1) * config.shard_cuts, num_copies))
+        for number in range(rank, num_shards, world_size)
+    }
+    wanted = {copy % num_cuts for piece in pieces.values() for copy in piece}
+    cuts: dict[int, Any] = {}
+    first = 0
+    for split, count in zip(config.splits, counts, strict=True):
+        positions = sorted(number - first for number in wanted if first <= number < first + count)
+        loaded = load_cuts(data, split, frozenset(positions))
+        cuts |= {first + position: cut for position, cut in zip(positions, loaded, strict=True)}
+        first += count
+    if not num_copies:
         raise EmptyCutSetError(
             f"data {data.path} ({data.short_id}), splits {', '.join(config.splits)}",
             expected="cuts to encode",
             got="none",
             next_step="name other splits in encode-ci.splits",
         )
-    return [copies[start : start + config.shard_cuts] for start in range(0, len(copies), config.shard_cuts)]
+    shards = [
+        (number, [speed_copy(cuts[copy % num_cuts], config.speeds[copy // num_cuts]) for copy in piece])
+        for number, piece in pieces.items()
+    ]
+    return shards, num_shards
 
 
-def _frame_offsets(
-    planned: Sequence[tuple[int, list[Any]]], shards: Sequence[Shard], rate_hz: Fraction
-) -> tuple[int, int]:
+def _frame_offsets(planned: Sequence[PlannedShard], shards: Sequence[Shard], rate_hz: Fraction) -> tuple[int, int]:
     """How the teacher rounds: whoever reads the indexes can then tell that a cut has not exactly its own frames."""
     return frame_offsets(
         (
@@ -190,7 +211,7 @@ def _frame_offsets(
 
 
 def _encode_shards(
-    encoder: ShardEncoder, shards: Sequence[tuple[int, list[Any]]], partial: PartialArtifact
+    encoder: ShardEncoder, shards: Sequence[PlannedShard], partial: PartialArtifact
 ) -> dict[int, ShardRecord]:
     """Encode what is not there yet; every finished shard is on disk with its record before the next begins."""
     records: dict[int, ShardRecord] = {}

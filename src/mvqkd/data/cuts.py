@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ def write_cuts(path: Path, cuts: Iterable[Any]) -> None:
             stream.write((json.dumps(cut.to_dict(), sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def load_cuts(data: Artifact, split: str) -> Any:
+def load_cuts(data: Artifact, split: str, positions: Container[int] | None = None) -> Any:
     """Load a split of a cut-manifest artifact.
 
+    Args:
+        positions: 0-based positions in the split of the cuts to load, for whoever needs few of very many; None: all.
     Returns:
         An eager lhotse CutSet; every audio path is absolute.
     Raises:
@@ -57,7 +59,11 @@ def load_cuts(data: Artifact, split: str) -> Any:
         )
     try:
         with gzip.open(path, "rt", encoding="utf-8") as stream:
-            cuts = [deserialize_item(json.loads(line)) for line in stream]
+            cuts = [
+                deserialize_item(json.loads(line))
+                for position, line in enumerate(stream)
+                if positions is None or position in positions
+            ]
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise ArtifactCorruptError(
             f"cuts {path}", expected="gzipped lhotse cuts", got=str(error), next_step="re-run prepare-data"
@@ -88,7 +94,7 @@ def speed_copies(cuts: Iterable[Any], speeds: Sequence[float]) -> Any:
     copies: dict[str, Any] = {}
     for speed in speeds:
         for cut in cuts:
-            copy = cut if speed == 1.0 else _perturb(cut, speed)
+            copy = speed_copy(cut, speed)
             if copy.id in copies:
                 raise DataError(
                     f"cut {copy.id}",
@@ -100,7 +106,14 @@ def speed_copies(cuts: Iterable[Any], speeds: Sequence[float]) -> Any:
     return CutSet.from_cuts(copies.values())
 
 
-def _perturb(cut: Any, speed: float) -> Any:
+def speed_copy(cut: Any, speed: float) -> Any:
+    """One of ``speed_copies``.
+
+    Raises:
+        DataError: see there.
+    """
+    if speed == 1.0:
+        return cut
     if "codebook_indexes" in (cut.custom or {}):
         raise DataError(
             f"cut {cut.id}",

@@ -85,3 +85,9 @@ def test_speed_copies_refuse_stale_indexes_and_repeated_speeds(corpus: Path, pre
     with pytest.raises(DataError, match="make the speed copies first"):
         speed_copies(cuts, [0.9])
     assert len(speed_copies(cuts, [1.0])) == len(cuts)
+
+
+def test_few_of_many_cuts_are_loaded_by_position(corpus: Path, prepare: Callable[..., Artifact]) -> None:
+    data = prepare(corpus)
+    every = [cut.to_dict() for cut in load_cuts(data, "train")]
+    assert [cut.to_dict() for cut in load_cuts(data, "train", {2, 0})] == [every[0], every[2]]
