@@ -1,8 +1,9 @@
-"""Several ranks train as one: gradients, bad batches, torchrun, a rank that dies, another number of ranks."""
+"""Several ranks train as one: gradients, bad batches, launchers, ranks that die or are stopped, fewer of them."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from mvqkd.adapters.launch import LaunchConfig, launch_training
 from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import EvaluateConfig, PrepareDataConfig, TrainStudentConfig, load_section
 from mvqkd.data.batches import BatchSource
@@ -30,11 +33,14 @@ from mvqkd.testing.corpus import make_corpus
 from mvqkd.testing.student import TINY_TRAINING
 from mvqkd.train.distributed import ALONE, Ranks, join_ranks, plan_steps
 from mvqkd.train.loop import Trainer
+from mvqkd.train.preemption import TrainingStopped
 from mvqkd.train.stage import train_student
 from mvqkd.train.state import STATE_FILE, TrainerState
+from tests.trainjob_cluster import Cluster, run_in_processes
 
 NUM_RANKS = 2
 TIMEOUT_S = 120
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Of float32. Two ranks gave equal bits when this was written; the order of a sum is up to torch, though.
 RELATIVE_TOLERANCE = 1e-5
 ABSOLUTE_TOLERANCE = 1e-6
@@ -112,8 +118,7 @@ def free_port() -> int:
 def start_ranks(command: list[str]) -> list[subprocess.Popen[str]]:
     """Start the ranks as torchrun and Kubernetes do: one process each, told by the environment."""
     common = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
+        **ONE_THREAD,
         "WORLD_SIZE": str(NUM_RANKS),
         "LOCAL_WORLD_SIZE": str(NUM_RANKS),
         "MASTER_ADDR": "127.0.0.1",
@@ -172,23 +177,21 @@ def test_two_ranks_have_the_gradient_of_one_process_and_skip_together(data: Arti
 
 @pytest.fixture(scope="module")
 def trained(data: Artifact) -> Artifact:
-    """Two ranks under torchrun, undisturbed."""
+    """Two ranks under torch's elastic launcher, undisturbed."""
     out = data.path.parent / "student"
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(NUM_RANKS), "--master-port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, *launcher, *arguments(data, out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
+        launched(data, out), env=ONE_THREAD, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert len(lines) == 1, "rank 0 alone prints"
-    assert lines[0].startswith("train-student: student-checkpoint ")
-    return load_artifact(out)
+    (line,) = result.stdout.splitlines()
+    artifact = load_artifact(out)
+    assert line.startswith(f"train-student: student-checkpoint {artifact.short_id} ")
+    return artifact
+
+
+def launched(data: Artifact, out: Path) -> list[str]:
+    flags = ["--launcher", "torchrun", "--launch-num-processes", str(NUM_RANKS)]
+    return [sys.executable, *arguments(data, out), *flags]
 
 
 def arguments(data: Artifact, out: Path) -> list[str]:
@@ -196,9 +199,10 @@ def arguments(data: Artifact, out: Path) -> list[str]:
     for name, value in TINY.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         flags += [f"--{name.replace('_', '-')}", text]
-    params = data.path.parent / "params.yaml"
-    params.touch()  # the working directory's must not matter
-    named = ["--params", str(params), "--data", str(data.path), "--out", str(out)]
+    root = data.path.parent
+    params = root / "params.yaml"
+    params.touch()  # what lies in the working directory must not matter
+    named = ["--params", str(params), "--artifacts-dir", str(root), "--data", str(data.path), "--out", str(out)]
     return ["-m", "mvqkd", "train-student", *named, *flags]
 
 
@@ -247,3 +251,101 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on_with_as_many_or_fewer(dat
     assert rows[: before["step"]] == history(trained.path)[: before["step"]]
     done = sum(num_batches(data)[: before["epoch"]]) + before["batch"]
     assert alone.figures["num_steps"] == before["step"] + sum(num_batches(data)) - done
+
+
+def test_a_killed_rank_is_restarted_and_a_stopped_run_goes_on_with_the_same_result(
+    data: Artifact, trained: Artifact
+) -> None:
+    root = data.path.parent
+    command = launched(data, root / "stopped")
+    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        state = wait_for_state(process, root, "stopped")
+        os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+        restarted = wait_for_line(process, r"a rank ended; all restart from the last state, 3 of 3 left")
+        resumed = wait_for_line(process, r"resumed at step ([1-9]\d*)")
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 143, errors
+    assert output == ""
+    stopped = re.search(
+        r"mvqkd train-student: train-student stopped at step (\d+): .*run the same command again", errors
+    )
+    assert stopped is not None, errors
+    assert "Traceback" not in restarted[0] + errors
+    steps = torch.load(state, weights_only=True)["state"]["step"]
+    assert steps == int(stopped[1]) > int(resumed[1])
+    assert not (root / "stopped").exists()
+
+    again = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"resumed at step {steps}," in again.stderr
+    assert history(root / "stopped") == history(trained.path)
+    assert load_artifact(root / "stopped").id == trained.id
+
+
+def test_a_trainjob_is_stopped_started_again_and_gives_what_ranks_started_by_hand_do(
+    data: Artifact,
+    trained: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The cluster runs the job's command: two nodes of one rank each, on storage that they share with the launcher."""
+    caplog.set_level(logging.INFO, "mvqkd.launch")
+    config = load_section(TrainStudentConfig, None, TINY)
+    launch = LaunchConfig(launcher="trainjob", num_nodes=NUM_RANKS, shared_dir=str(tmp_path), poll_s=0.2)
+
+    def launched_once() -> Artifact:
+        return launch_training(launch, config, data=data.path, out=data.path.parent / "by-trainjob")
+
+    def stop_when_state_is_saved(cluster: Cluster, job: dict[str, Any]) -> None:
+        threading.Thread(target=run_in_processes, args=(cluster, job)).start()
+        while not list(tmp_path.glob(f"training/*/.student.partial-*/{STATE_FILE}")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Cluster(stop_when_state_is_saved).running() as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.write_kubeconfig(tmp_path / "kubeconfig")))
+        with pytest.raises(TrainingStopped, match="the job is deleted, its ranks save their state"):
+            launched_once()
+        assert [process.returncode for process in cluster.processes] == [143, 143]
+        cluster.processes.clear()
+        cluster.started = run_in_processes
+        assert launched_once().id == trained.id
+    assert history(data.path.parent / "by-trainjob") == history(trained.path)
+    shown = capsys.readouterr().err
+    assert re.search(r"train-student: resumed at step [1-9]", shown), shown
+    assert f"student-checkpoint {trained.short_id}" in shown
+    assert "complete (JobsCompleted" in caplog.text
+
+
+def wait_for_state(process: subprocess.Popen[str], root: Path, name: str) -> Path:
+    """The file of the state that a training saves beside the artifact that it will write."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (states := list(root.glob(f".{name}.partial-*/{STATE_FILE}"))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return states[0]
+
+
+def wait_for_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if match := re.search(pattern, line):
+            return match
+    raise AssertionError(f"ended without {pattern}")
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Process ids of the ranks that a launcher's agent has started, in order."""
+
+    def children(pid: int) -> list[int]:
+        return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    (agent,) = children(launcher)
+    return sorted(pid for pid in children(agent) if "train-student" in Path(f"/proc/{pid}/cmdline").read_text())

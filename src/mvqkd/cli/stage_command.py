@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from mvqkd.config import Section, field_names, literal_choices, load_section
 from mvqkd.stages import Stage
+from mvqkd.train.preemption import STOPPED_EXIT_CODE, TrainingStopped
 
+if TYPE_CHECKING:
+    from mvqkd.artifacts import Artifact
+
+_TRAIN = "train-student"
 DEFAULT_PARAMS_FILE = Path("params.yaml")
 EXIT_REJECTED = 3
 
@@ -45,14 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser, stage: Stage) -> None:
         parser.add_argument(
             "--strict", action="store_true", help=f"exit with {EXIT_REJECTED} when the challenger is rejected"
         )
-    fields = parser.add_argument_group(f"parameters, section {stage.name} of the params file")
-    for name in field_names(stage.config_model):
-        info = _field(stage.config_model, name)
-        default = "" if info.default is None else f" ({info.default})"
-        choices = literal_choices(info.annotation)
-        shown = "|".join(str(choice) for choice in choices) if choices else "VALUE"
-        text = f"{info.description}{default}".replace("%", "%%")
-        fields.add_argument(_flag(name), dest=f"set:{name}", metavar=shown, help=text)
+    _add_fields(parser, f"parameters, section {stage.name} of the params file", stage.config_model)
+    if stage.name == _TRAIN:
+        from mvqkd.adapters.launch import LaunchConfig
+
+        _add_fields(parser, "where training runs", LaunchConfig)
     parser.set_defaults(run=lambda arguments: run(arguments, stage))
 
 
@@ -69,19 +73,25 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
     if stage.name == "gate":
         extra["champion"] = _champion(arguments.champion, arguments.params)
     # Ranks of one training run (torchrun): the first speaks for all of them.
-    silent = stage.name == "train-student" and os.environ.get("RANK", "0") != "0"
+    silent = stage.name == _TRAIN and os.environ.get("RANK", "0") != "0"
     if silent:
         logging.getLogger("mvqkd").setLevel(logging.WARNING)
-    elif stage.name == "train-student":
-        from mvqkd.adapters.live_metrics import live_metrics
-
-        extra["on_row"] = live_metrics(stage.name)
     out: Path = arguments.out or root / stage.output_directory
     if stage.name == "encode-ci":
         from mvqkd.codebook.encode import part_path
 
         out = part_path(out, extra.get("rank", 0), extra.get("world_size", 1))
-    artifact = stage.run(config, out=out, inputs=inputs, **extra)
+    try:
+        if stage.name == _TRAIN:
+            artifact = _train(arguments, config, inputs, out, silent)
+        else:
+            artifact = stage.run(config, out=out, inputs=inputs, **extra)
+    except TrainingStopped as stopped:
+        if arguments.debug:
+            raise
+        if not silent:
+            print(f"mvqkd {stage.name}: {stopped}", file=sys.stderr)
+        return STOPPED_EXIT_CODE
     if silent:
         return 0
     print(f"{stage.name}: {artifact.kind} {artifact.short_id} in {artifact.path} ({artifact.wall_s:.1f} s)", end="")
@@ -93,6 +103,20 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
 def headline(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The scalar figures, which fit on a line."""
     return {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
+
+
+def _train(arguments: argparse.Namespace, config: Any, inputs: Mapping[str, Path], out: Path, silent: bool) -> Artifact:
+    """Train with the launcher that the flags choose. Metrics go live from where training runs, of ranks the first."""
+    from mvqkd.adapters.launch import LaunchConfig, launch_training
+
+    launch = load_section(LaunchConfig, None, _overrides(arguments, LaunchConfig))
+    on_row = None
+    if launch.launcher == "inprocess" and not silent:
+        from mvqkd.adapters.live_metrics import live_metrics
+
+        on_row = live_metrics(_TRAIN)
+    paths: dict[str, Any] = {**inputs}
+    return launch_training(launch, config, out=out, on_row=on_row, **paths)
 
 
 def _champion(choice: str, params: Path | None) -> Path | None:
@@ -112,28 +136,57 @@ def _params_file(given: Path | None) -> Path | None:
     return DEFAULT_PARAMS_FILE if DEFAULT_PARAMS_FILE.is_file() else None
 
 
+def _add_fields(parser: argparse.ArgumentParser, title: str, model: type[Section]) -> None:
+    """One flag a field of the section."""
+    fields = parser.add_argument_group(title)
+    for name in field_names(model):
+        info = _field(model, name)
+        default = info.get_default(call_default_factory=True)
+        choices = literal_choices(info.annotation)
+        shown = "|".join(str(choice) for choice in choices) if choices else "VALUE"
+        text = f"{info.description}{'' if default is None else f' ({default})'}".replace("%", "%%")
+        fields.add_argument(_section_flag(model, name), dest=f"{model.section}:{name}", metavar=shown, help=text)
+
+
 def _overrides(arguments: argparse.Namespace, model: type[Section]) -> dict[str, Any]:
+    """The fields that were given as flags."""
     import yaml
 
     overrides: dict[str, Any] = {}
     for name in field_names(model):
-        text = getattr(arguments, f"set:{name}")
+        text = getattr(arguments, f"{model.section}:{name}")
         if text is None:
             continue
-        annotation = str(_field(model, name).annotation)
-        if "list[" in annotation:
+        annotation = _field(model, name).annotation
+        if "list[" in str(annotation):
             overrides[name] = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-        elif annotation in ("<class 'str'>", "str | None"):
+        elif _is_text(annotation):
             overrides[name] = text
         else:
             overrides[name] = yaml.safe_load(text)
     return overrides
 
 
+def _is_text(annotation: Any) -> bool:
+    """Whether a field takes any text, or none: ``123`` is no number there."""
+    if get_origin(annotation) is Annotated:
+        return _is_text(get_args(annotation)[0])
+    alternatives = [kind for kind in get_args(annotation) if kind is not type(None)]
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return all(_is_text(kind) for kind in alternatives)
+    return annotation is str
+
+
 def _field(model: type[Section], dotted: str) -> Any:
     first, _, rest = dotted.partition(".")
     info = model.model_fields[first]
     return _field(info.annotation, rest) if rest and isinstance(info.annotation, type) else info
+
+
+def _section_flag(model: type[Section], name: str) -> str:
+    """``--num-epochs`` of a stage's section, ``--launch-num-nodes`` of the section launch."""
+    own = model.section != "launch" or name == "launcher"
+    return _flag(name if own else f"{model.section}-{name}")
 
 
 def _flag(name: str) -> str:

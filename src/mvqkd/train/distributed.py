@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mvqkd.errors import ConfigError, TrainingError
+from mvqkd.train.preemption import TrainingStopped
 
 if TYPE_CHECKING:
     import torch
@@ -133,9 +134,17 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     import torch
 
     ranks, here = ranks_of_environment(), torch.device(device)
-    if ranks.size == 1:
-        yield ranks, here
-        return
+    with _agent_is_told():
+        if ranks.size == 1:
+            yield ranks, here
+        else:
+            with _process_group(ranks, here) as card:
+                yield ranks, card
+
+
+@contextlib.contextmanager
+def _process_group(ranks: Ranks, here: torch.device) -> Iterator[torch.device]:
+    import torch
     import torch.distributed as dist
 
     if here.type == "cuda":
@@ -147,7 +156,10 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
         dist.init_process_group(
             backend, rank=ranks.rank, world_size=ranks.size, timeout=timedelta(seconds=PEER_TIMEOUT_S)
         )
-        yield ranks, here
+        yield here
+    except TrainingStopped:
+        dist.destroy_process_group()  # all ranks stop together
+        raise
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or any(name in str(error).lower() for name in _BACKENDS)):
             raise
@@ -159,6 +171,19 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
         ) from error
     # Not after an error: nccl would wait here for what the others no longer send, and the process ends anyway.
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _agent_is_told() -> Iterator[None]:
+    """Leave an error, with its time, where torchrun's agent looks for the first of its ranks that failed."""
+    try:
+        yield
+    except Exception as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(error)
+        raise
 
 
 @dataclass(frozen=True)

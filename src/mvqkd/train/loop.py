@@ -1,4 +1,4 @@
-"""The training loop: batches in, averaged weights and a history out; survives kills and bad batches."""
+"""The training loop: batches in, averaged weights and a history out; survives kills, preemption and bad batches."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from mvqkd.train.chunks import chunk_of_step
 from mvqkd.train.distillation import DistillationObjective
 from mvqkd.train.distributed import ALONE, Ranks, StepPlan, plan_steps
 from mvqkd.train.losses import TrainingLosses
+from mvqkd.train.preemption import StopRequest, stopped_at
 from mvqkd.train.prefetch import prefetch
 from mvqkd.train.schedule import learning_rate_factor
 from mvqkd.train.state import (
@@ -77,12 +78,17 @@ class Trainer:
         self.parallel = ranks.wrap(self.losses)
         self.autocast_dtype = autocast_dtype(config.precision, device)
         self.total_s = source.total_duration_s * config.num_epochs
+        self._stop = StopRequest()
+        # Whether one of the ranks had been told to stop when the last step was taken: the same answer on all of them.
+        self._stopping = False
 
     def run(self) -> tuple[dict[str, Tensor], TrainerState]:
         """Train to the end, from the last saved state where there is one, which another number of ranks may have left.
 
         Returns:
             The averaged weights ({} on ranks other than 0) and the final state.
+        Raises:
+            TrainingStopped: SIGTERM came to one of the ranks; all have ended their step and the state is saved.
         """
         config, directory = self.config, self.directory
         content = self.ranks.share(read_state(directory) if directory is not None else None)
@@ -90,6 +96,7 @@ class Trainer:
         if state.step and self.ranks.is_main:
             _LOG.info("train-student: resumed at step %d, epoch %d", state.step, state.epoch + 1)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._stop)
             progress = stack.enter_context(self._progress(state)) if self.ranks.is_main else None
             while (best := state.last_epoch(config.num_epochs, config.early_stop_epochs)) is None:
                 self._train_epoch(state, progress)
@@ -120,8 +127,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batches, state.step, progress)
         norm = nn.utils.clip_grad_norm_(self.losses.parameters(), self.config.gradient_clip)
-        values = torch.stack([*losses.values(), norm.to(losses["loss"].dtype)])
-        *means, norm_mean = self.ranks.mean(values).tolist()
+        told_to_stop = norm.new_tensor(float(self._stop.received is not None))
+        values = torch.stack([*losses.values(), *(value.to(losses["loss"].dtype) for value in (norm, told_to_stop))])
+        *means, norm_mean, stopping_share = self.ranks.mean(values).tolist()
+        self._stopping = stopping_share > 0
         row = dict(zip(losses, means, strict=True))
         # Decided by means over ranks, which are alike on all of them.
         if not (math.isfinite(row["loss"]) and math.isfinite(norm_mean)):
@@ -167,10 +176,15 @@ class Trainer:
             if self.on_row is not None:
                 speed = {"audio_s_per_s": state.audio_s_per_s, "data_wait_share": state.data_wait_share}
                 self.on_row({**state.history[-1], **speed})
-        if state.step % config.checkpoint_steps == 0 and self.directory is not None:
+        due = state.step % config.checkpoint_steps == 0 or self._stopping
+        if due and self.directory is not None:
             save_state(self.directory, state, self.losses, self.optimizer)
         if progress is not None:
             progress.advance(plan.new_duration_s / 60, _note(state, row))
+        if self._stopping:
+            # Whoever started the ranks ends them all when the first leaves: none does before the state is saved.
+            self.ranks.share(None)
+            raise stopped_at(state.step)
 
     def _backward(self, batches: Sequence[Batch], step: int, progress: float) -> dict[str, Tensor]:
         """Leave the mean gradient over all batches of the step, of all ranks; give this rank's mean losses."""

@@ -101,11 +101,10 @@ def train_student(
 
 def _taught_by(parents: list[Artifact]) -> dict[str, Any]:
     """The teacher behind an objective, for whoever reads the student's card; nothing without distillation."""
-    known = ("teacher_id", "teacher_licence", "layer")
-    named = {"layer": "teacher_layer"}
+    named = {"teacher_id": "teacher_id", "teacher_licence": "teacher_licence", "layer": "teacher_layer"}
     for parent in reversed(parents):
         if "teacher_id" in parent.facts:
-            return {named.get(key, key): parent.facts[key] for key in known if key in parent.facts}
+            return {name: parent.facts[fact] for fact, name in named.items() if fact in parent.facts}
     return {}
 
 
