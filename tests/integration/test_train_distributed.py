@@ -286,6 +286,7 @@ def test_a_killed_rank_is_restarted_and_a_stopped_run_goes_on_with_the_same_resu
     assert load_artifact(root / "stopped").id == trained.id
 
 
+@pytest.mark.slow
 def test_a_trainjob_is_stopped_started_again_and_gives_what_ranks_started_by_hand_do(
     data: Artifact,
     trained: Artifact,

@@ -12,11 +12,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 
 from mvqkd.adapters.launch import LaunchConfig, launch_training
-from mvqkd.artifacts import Artifact
+from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import PrepareDataConfig, TrainStudentConfig, load_section
 from mvqkd.data.prepare import prepare_data
 from mvqkd.errors import TrainingError
@@ -24,6 +25,7 @@ from mvqkd.testing.corpus import make_corpus
 from mvqkd.testing.student import TINY_TRAINING
 from mvqkd.train.preemption import TrainingStopped
 from mvqkd.train.state import STATE_FILE
+from tests.trainjob_cluster import Cluster, run_in_processes
 
 # States are saved at stops alone.
 TINY = {**TINY_TRAINING, "objective": "none", "num_epochs": 3, "early_stop_epochs": 3, "checkpoint_steps": 1000}
@@ -97,6 +99,26 @@ def test_state_on_shared_storage_outlives_the_machine(data: Artifact, undisturbe
     out = tmp_path / "third-pod" / "student"
     artifact = launch_training(launch, config, data=data.path, out=out, on_row=lambda row: steps.append(row["step"]))
     assert (artifact.id, artifact.path, len(steps)) == (undisturbed.id, out, num_steps)
+
+
+def test_a_trainjob_gives_what_this_process_does(
+    data: Artifact,
+    undisturbed: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The cluster runs the job's command in a process, on storage that it shares with the launcher."""
+    launch = LaunchConfig(launcher="trainjob", shared_dir=str(tmp_path), poll_s=0.2)
+    with Cluster(run_in_processes).running() as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.write_kubeconfig(tmp_path / "kubeconfig")))
+        artifact = trained(data, tmp_path / "out" / "student", launch=launch)
+        (job,) = cluster.posted()
+    assert (artifact.id, artifact.path) == (undisturbed.id, tmp_path / "out" / "student")
+    assert artifact.config_hash == undisturbed.config_hash
+    assert load_artifact(artifact.path).id == artifact.id
+    jsonschema.validate(job, json.loads(Path("infra/schemas/trainjob-v1alpha1.json").read_text(encoding="utf-8")))
+    assert f"student-checkpoint {undisturbed.short_id}" in capsys.readouterr().err, "its log is passed on"
 
 
 @pytest.mark.slow

@@ -33,6 +33,16 @@ def stage_arguments(params: Path, inputs: Mapping[str, Path], out: Path) -> list
     return arguments
 
 
+def has_arrived(out: Path) -> bool:
+    """Whether an artifact that another machine has written is there, or comes into sight."""
+    deadline = time.monotonic() + _VISIBLE_WITHIN_S
+    while not (out / ARTIFACT_FILE).is_file():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 def trained(out: Path, config: TrainStudentConfig, *, by: str) -> Artifact:
     """The artifact that ranks with this section have written.
 
@@ -42,10 +52,7 @@ def trained(out: Path, config: TrainStudentConfig, *, by: str) -> Artifact:
         ArtifactError: it is damaged.
         TrainingError: there is none, or one of another section.
     """
-    deadline = time.monotonic() + _VISIBLE_WITHIN_S
-    while not (out / ARTIFACT_FILE).is_file() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    artifact = load_artifact(out, _STUDENT) if (out / ARTIFACT_FILE).is_file() else None
+    artifact = load_artifact(out, _STUDENT) if has_arrived(out) else None
     if artifact is None or artifact.config != config.model_dump(mode="json"):
         raise TrainingError(
             f"train-student by {by}",

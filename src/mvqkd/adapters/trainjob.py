@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mvqkd.adapters.launch_command import trained, write_params
+from mvqkd.adapters.launch_command import has_arrived, trained, write_params
 from mvqkd.adapters.launch_config import LaunchConfig
 from mvqkd.adapters.launch_storage import copy_artifact, stage_artifact
 from mvqkd.adapters.trainjob_api import TrainJobApi
@@ -93,8 +93,9 @@ class _Launcher:
             found = self._api.get(name)
             if found is None or found["metadata"].get("deletionTimestamp"):
                 self._wait("the job of before to be gone")
+            elif state_of(found).phase == "complete" and has_arrived(self._job.place.out):
+                return
             elif state_of(found).phase in ("failed", "complete"):
-                # Complete without an artifact is as good as failed.
                 _LOG.info("%s: ended before; replaced, goes on from its last state", self._subject)
                 self._api.delete(name)
             elif not self._job.is_specified_as(found):
