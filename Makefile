@@ -16,10 +16,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt constraints-torch.txt
 
-.PHONY: help install install-dev demo test test-all lint format ui clean distclean
+.PHONY: help install install-dev demo test test-all test-containers lint format ui clean distclean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
 
 install: $(VENV)/.installed ## environment in .venv with all that the demo needs
 
@@ -31,8 +31,12 @@ demo: install ## data to promoted student on real speech, then a table of result
 test: install-dev lint ## linters and the default tests
 	$(BIN)/python -m pytest -m "not slow" --durations=15 $(PYTEST_ARGS)
 
-test-all: install-dev lint ## linters and every test, the slow ones too
-	$(BIN)/python -m pytest --durations=30 $(PYTEST_ARGS)
+test-all: install-dev lint ## linters and every test: the slow ones, and those in containers
+	$(BIN)/python -m pytest --durations=30 --ignore-glob='*/test_containers*' $(PYTEST_ARGS)
+	$(BIN)/python -m tests.containers
+
+test-containers: install-dev ## build the images (podman, root or MVQKD_BASE_IMAGE) and run the pipeline in them
+	$(BIN)/python -m tests.containers
 
 lint: install-dev ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
