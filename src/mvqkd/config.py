@@ -362,7 +362,71 @@ class GateConfig(Section):
     max_wer: float = Field(
         1.0, gt=0, description="absolute bound; above it a challenger is refused even without champion"
     )
-    tolerance: float = Field(0.005, ge=0, description="WER by which a challenger may be worse than the champion")
+    max_wer_by_split: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="bounds of single test sets by the name of their split, instead of max_wer: some sets are harder "
+        "than others. A bound on a set that is not scored refuses",
+    )
+    tolerance: float = Field(
+        0.005,
+        ge=0,
+        description="WER by which a challenger may be worse than the champion on any test set: half a point is less "
+        "than people notice",
+    )
+    min_probability: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="share of resampled test sets on which a better challenger must win (paired bootstrap); the usual "
+        "level. Of challengers that are no better one in twenty passes, so raise it where many are tried",
+    )
+    bootstrap_samples: int = Field(
+        10_000, ge=100, description="resampled test sets: 0.95 is then met or missed by 0.2 points of chance"
+    )
+    seed: int = Field(0, ge=0, description="of the resamples, so that the same reports give the same decision")
+    min_speakers: int = Field(
+        20,
+        ge=2,
+        description="speakers from which on whole speakers are resampled, because errors of one come together; fewer "
+        "are too few to draw from, and utterances are resampled",
+    )
+    equal_margin: float = Field(
+        0.005,
+        ge=0,
+        lt=1,
+        description="WER by which a challenger that is no better may be worse to count as equal, which must be as sure "
+        "as min_probability; then it is promoted if it is cheaper. 0: never",
+    )
+    min_saving: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share by which an equal challenger's graphs or real-time factor must be lower, and the other not "
+        "higher: less does not repay a change, and speed varies that much between runs",
+    )
+    max_slice_regression: float = Field(
+        0.03,
+        ge=0,
+        description="WER by which no speaker and no length of utterance may get worse, unless chance explains it: a "
+        "better mean must not be paid for by a few",
+    )
+    min_slice_words: int = Field(100, ge=1, description="slices with fewer words are reported, and not tested")
+    max_streaming_gap: float = Field(
+        0.5,
+        ge=0,
+        description="share of the offline WER by which the streaming graph's may be higher; beyond it the graph or its "
+        "chunks are broken rather than short",
+    )
+    max_latency_s: float = Field(
+        2.0, gt=0, description="delay of the streaming graph by its chunks alone; later text does not feel live"
+    )
+    max_rtf: float | None = Field(
+        None,
+        gt=0,
+        description="seconds of computing a second of speech; none by default, because the figure is that of the "
+        "machine which exported",
+    )
+    max_bundle_bytes: int | None = Field(None, gt=0, description="all files; none by default, because devices differ")
     max_quantizer_error: float = Field(
         0.8, gt=0, description="relative reconstruction error beyond which CI mean little"
     )

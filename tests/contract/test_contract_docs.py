@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("demo", "README.md"),
         ("distillation", "docs/experiments_prompts.md"),
+        ("gate", "docs/gate.md"),
         ("install_size", "README.md"),
         ("quantizer", "docs/quantizer.md"),
         ("rnnt_loss", "docs/rnnt_loss.md"),

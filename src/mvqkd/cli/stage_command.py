@@ -50,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser, stage: Stage) -> None:
             help="bundle to beat: a directory, `registry` (default) or `none`",
         )
         parser.add_argument(
+            "--other-report",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="wer-report on a further test set, of this student or of the champion's; repeatable",
+        )
+        parser.add_argument(
             "--strict", action="store_true", help=f"exit with {EXIT_REJECTED} when the challenger is rejected"
         )
     _add_fields(parser, f"parameters, section {stage.name} of the params file", stage.config_model)
@@ -72,6 +80,7 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
     extra: dict[str, Any] = {name: value for name in stage.extra if (value := getattr(arguments, name)) is not None}
     if stage.name == "gate":
         extra["champion"] = _champion(arguments.champion, arguments.params)
+        extra["other_reports"] = arguments.other_report
     # Ranks of one training run (torchrun): the first speaks for all of them.
     silent = stage.name == _TRAIN and os.environ.get("RANK", "0") != "0"
     if silent:

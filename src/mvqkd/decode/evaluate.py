@@ -104,6 +104,7 @@ def evaluate(
         ids=scored.ids,
         refs=scored.refs,
         hyps=hyps,
+        speakers=scored.speakers,
         bootstrap_samples=config.bootstrap_samples,
         seed=config.seed,
     )

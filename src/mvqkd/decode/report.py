@@ -65,11 +65,15 @@ class Row(_Record):
 
 
 class Utterance(_Record):
-    """Reference and hypotheses of one utterance, normalised; ``hyp`` maps a row's name to its text."""
+    """Reference and hypotheses of one utterance, normalised; ``hyp`` maps a row's name to its text.
+
+    ``speaker`` is None where the data names none, and in reports of older versions.
+    """
 
     id: str
     ref: str
     hyp: dict[str, str]
+    speaker: str | None = None
 
 
 class WerReport(_Record):
@@ -165,6 +169,7 @@ def build_report(
     ids: Sequence[str],
     refs: Sequence[str],
     hyps: Mapping[tuple[str, Runtime], Sequence[str]],
+    speakers: Sequence[str | None] | None = None,
     bootstrap_samples: int = 10_000,
     seed: int = 0,
 ) -> WerReport:
@@ -173,6 +178,7 @@ def build_report(
     Args:
         ids, refs: one an utterance; refs normalised, with words in them over the whole set.
         hyps: (decoder, runtime) -> normalised texts in the order of ``ids``.
+        speakers: in the same order; None where they are not known.
     Raises:
         EmptyCutSetError: the references have no words.
     """
@@ -191,8 +197,11 @@ def build_report(
                 id=utterance,
                 ref=ref,
                 hyp={row_name(*key): texts[position] for key, texts in hyps.items()},
+                speaker=speaker,
             )
-            for position, (utterance, ref) in enumerate(zip(ids, refs, strict=True))
+            for position, (utterance, ref, speaker) in enumerate(
+                zip(ids, refs, speakers or [None] * len(ids), strict=True)
+            )
         ],
     )
 

@@ -13,11 +13,15 @@ from mvqkd.data.text import normalize_text
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """A split that is scored: its cuts, their ids and normalised references, and what identifies it."""
+    """A split that is scored: its cuts, their ids, references (normalised) and speakers, and what identifies it.
+
+    A speaker is None where the data names none, or several in one cut.
+    """
 
     cuts: Sequence[Any]
     ids: Sequence[str]
     refs: Sequence[str]
+    speakers: Sequence[str | None]
     split: str
     sha256: str
     text_normalizer: str
@@ -39,7 +43,13 @@ def load_scored_split(data: Artifact, split: str) -> ScoredSplit:
         cuts=cuts,
         ids=[str(cut.id) for cut in cuts],
         refs=[normalize_text(" ".join(s.text or "" for s in cut.supervisions), version) for cut in cuts],
+        speakers=[_speaker(cut) for cut in cuts],
         split=split,
         sha256=str(data.facts["test_set_sha256"][split]),
         text_normalizer=version,
     )
+
+
+def _speaker(cut: Any) -> str | None:
+    names = {supervision.speaker for supervision in cut.supervisions}
+    return str(names.pop()) if len(names) == 1 and None not in names else None

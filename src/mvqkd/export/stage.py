@@ -165,6 +165,7 @@ def _report(decoded: Decoded, scored: ScoredSplit) -> WerReport:
         split=scored.split,
         ids=scored.ids,
         refs=scored.refs,
+        speakers=scored.speakers,
         hyps=decoded.texts,
     )
 

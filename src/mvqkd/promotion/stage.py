@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,26 @@ from typing import Any
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import GateConfig
 from mvqkd.errors import ArtifactMismatchError
-from mvqkd.promotion.gate import Candidate, decide
-from mvqkd.promotion.reports import RECORD_DECODER, Report, ReportRow, read_lineage, read_parity, read_report
+from mvqkd.promotion.candidate import Candidate, Scores
+from mvqkd.promotion.gate import decide
+from mvqkd.promotion.reports import (
+    OTHERS_RUNTIME,
+    RECORD_DECODER,
+    STREAMING_RUNTIME,
+    Report,
+    ReportRow,
+    has_streaming_graphs,
+    read_costs,
+    read_lineage,
+    read_parity,
+    read_report,
+    read_scores,
+)
+from mvqkd.promotion.verdict import Decision
 
 DECISION_FILE = "decision.json"
+
+_LOG = logging.getLogger("mvqkd.promotion")
 
 
 def gate(
@@ -33,7 +50,9 @@ def gate(
         wer_report: wer-report of the same student, decoded by torch.
         quantizer: quantizer whose indexes the student learnt from; ignored when it learnt from none.
         champion: directory of the champion's bundle; None when there is none yet.
-        other_reports: wer-reports of the same student on further test sets; each must keep the absolute bound.
+        other_reports: wer-reports on further test sets. Those of the same student must keep the absolute bound; where
+            there is one of the champion's student on the same set, the gate compares them. Whose each is, its lineage
+            says.
     Returns:
         promotion-decision; ``figures["decision"]`` is ``promote`` or ``reject``, decision.json holds every check.
     Raises:
@@ -41,21 +60,23 @@ def gate(
     """
     bundle_artifact = load_artifact(bundle, "onnx-bundle")
     torch_artifact = load_artifact(wer_report, "wer-report")
-    others = [load_artifact(path, "wer-report") for path in other_reports]
+    champion_artifact = None if champion is None else load_artifact(champion, "onnx-bundle")
+    others, champion_others = _by_student(other_reports, bundle_artifact, champion_artifact)
     for report_artifact in (torch_artifact, *others):
         _require_common_parent(bundle_artifact, report_artifact, "student-checkpoint")
         if "cut-manifest" in bundle_artifact.parents and "cut-manifest" in report_artifact.parents:
             _require_common_parent(bundle_artifact, report_artifact, "cut-manifest")
     quantizer_artifact = _quantizer_of(bundle_artifact, quantizer)
-    champion_artifact = None if champion is None else load_artifact(champion, "onnx-bundle")
 
     report, torch_report = read_report(bundle_artifact), read_report(torch_artifact)
-    challenger = _candidate(bundle_artifact, report, quantizer_artifact, others)
+    challenger = _candidate(bundle_artifact, report, others, quantizer_artifact)
     rival_report = None if champion_artifact is None else read_report(champion_artifact)
     rival = None
     if champion_artifact is not None and rival_report is not None:
-        rival = _candidate(champion_artifact, rival_report, None)
+        rival = _candidate(champion_artifact, rival_report, champion_others)
     decision = decide(challenger, rival, config)
+    for check in decision.failed:
+        _LOG.warning("gate: rejected, %s: %s", check.name, check.why)
 
     inputs = [bundle_artifact, torch_artifact, *([quantizer_artifact] if quantizer_artifact else [])]
     partial = PartialArtifact(out, "promotion-decision", stage="gate", config=_as_json(config), parents=inputs)
@@ -65,31 +86,40 @@ def gate(
         **_scores(report.record),
         "torch": _scores(torch_report.row("torch", RECORD_DECODER)),
         "champion": _scores(None if rival_report is None else rival_report.record),
+        **_against_champion(decision, report.split),
         "rtf": bundle_artifact.figures.get("rtf"),
         "test_utterances": report.num_utterances,
         "quantizer_error": challenger.quantizer_error,
     }
-    write_json(
-        partial.path / DECISION_FILE,
-        {
-            **decision.to_json(),
-            "bundle_id": bundle_artifact.id,
-            "champion_id": champion_artifact.id if champion_artifact else None,
-            "test_set_sha256": report.test_set_sha256,
-            "text_normalizer": report.text_normalizer,
-            "thresholds": _as_json(config),
-        },
-    )
-    facts = {
+    facts: dict[str, Any] = {
         "decision": decision.decision,
         "bundle_id": bundle_artifact.id,
         # What it was judged against: promote refuses a decision that another champion has overtaken.
         "champion_id": champion_artifact.id if champion_artifact else None,
         "test_set_sha256": report.test_set_sha256,
         "text_normalizer": report.text_normalizer,
-        **({"other_report_ids": sorted(artifact.id for artifact in others)} if others else {}),
     }
+    write_json(partial.path / DECISION_FILE, {**decision.to_json(), **facts, "thresholds": _as_json(config)})
+    if others or champion_others:
+        facts["other_report_ids"] = sorted({artifact.id for artifact in (*others, *champion_others)})
     return partial.commit(facts=facts, figures={name: value for name, value in figures.items() if _recordable(value)})
+
+
+def _by_student(
+    paths: Sequence[Path], bundle: Artifact, champion: Artifact | None
+) -> tuple[list[Artifact], list[Artifact]]:
+    """Reports on further test sets: those of the challenger's student (and of strangers), those of the champion's.
+
+    Two bundles of one student share its reports.
+    """
+    reports = [load_artifact(path, "wer-report") for path in paths]
+    student = "student-checkpoint"
+    rival = None if champion is None else champion.parents.get(student)
+    if rival is None:
+        return reports, []
+    theirs = [report for report in reports if report.parents.get(student) == rival]
+    shared = rival == bundle.parents.get(student)
+    return [report for report in reports if shared or report not in theirs], theirs
 
 
 def _recordable(value: Any) -> bool:
@@ -98,25 +128,26 @@ def _recordable(value: Any) -> bool:
 
 
 def _candidate(
-    bundle: Artifact, report: Report, quantizer: Artifact | None, others: Sequence[Artifact] = ()
+    bundle: Artifact, report: Report, others: Sequence[Artifact], quantizer: Artifact | None = None
 ) -> Candidate:
+    streaming = report.row(STREAMING_RUNTIME, RECORD_DECODER)
     return Candidate(
         bundle_id=bundle.id,
-        wer=None if report.record is None else report.record.wer,
-        num_utterances=report.num_utterances,
-        test_set_sha256=report.test_set_sha256,
-        text_normalizer=report.text_normalizer,
+        scores=read_scores(bundle, report, report.record),
         parity_ok=read_parity(bundle),
         quantizer_error=None if quantizer is None else _relative_error(quantizer),
-        other_wers=dict(sorted(_other_wer(artifact) for artifact in others)),
+        streams=has_streaming_graphs(bundle),
+        streaming_wer=None if streaming is None else streaming.wer,
+        costs=read_costs(bundle),
+        # The set of record is judged by what ships, whatever torch makes of it.
+        others={scores.test_set: scores for scores in map(_other_scores, others) if scores.test_set != report.split},
     )
 
 
-def _other_wer(artifact: Artifact) -> tuple[str, float | None]:
-    """A further test set and the student's WER on it; decoded by torch, as the bundle was scored on one set alone."""
+def _other_scores(artifact: Artifact) -> Scores:
+    """Scores on a further test set; decoded by torch, as the bundle was scored on one set alone."""
     report = read_report(artifact)
-    row = report.row("torch", RECORD_DECODER)
-    return report.split, None if row is None else row.wer
+    return read_scores(artifact, report, report.row(OTHERS_RUNTIME, RECORD_DECODER))
 
 
 def _quantizer_of(bundle: Artifact, given: Path | None) -> Artifact | None:
@@ -146,6 +177,12 @@ def _scores(row: ReportRow | None) -> dict[str, Any]:
         return {}
     scores = {"wer": row.wer, "cer": row.cer, "wer_interval_95": row.interval_95 and list(row.interval_95)}
     return {name: value for name, value in scores.items() if _recordable(value)}
+
+
+def _against_champion(decision: Decision, test_set: str) -> dict[str, Any]:
+    compared = decision.comparison.get(test_set, {})
+    figures = {"difference": "wer_difference", "probability_better": "probability_better"}
+    return {figure: compared.get(name) for name, figure in figures.items()}
 
 
 def _require_common_parent(bundle: Artifact, report: Artifact, kind: str) -> None:

@@ -21,6 +21,8 @@ from mvqkd.config import (
 )
 
 _WORDS = 1000
+_VOCABULARY = ("ONE", "TWO", "THREE", "FOUR", "FIVE")
+_WRONG_WORD = "OOPS"
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,22 @@ def make_lineage(
     objective: str = "mvq",
     variant: str = "one",
     history_rows: int = 6,
+    num_speakers: int = 0,
+    streaming_wer: float | None = None,
+    latency_s: float = 0.36,
+    graph_bytes: int = 1000,
+    rtf: float = 0.02,
 ) -> Lineage:
     """Write the artifacts of one student below ``root``, in the default directories.
 
     Args:
-        wer: of the ONNX bundle; None leaves its row out of the report.
+        wer: of the ONNX bundle; None leaves its row out of the report. The texts have as many errors, spread evenly:
+            of two lineages the one with the lower WER is better or equal on every utterance.
         variant: enters the student's bytes, so that two variants have different ids.
         history_rows: rows of the student's training history.
+        num_speakers: utterances name one of so many speakers in turn; 0: none.
+        streaming_wer: of the bundle's graphs that stream, which have that latency; None: there are none.
+        graph_bytes: size of the bundle's only graph.
     """
     splits, hours = {"train": 400, "test": num_utterances}, {"train": 0.3, "test": 0.1}
     data = _write(
@@ -116,6 +127,10 @@ def make_lineage(
     if distilled:
         torch_rows["teacher", "teacher"] = 0.033
     onnx_rows = {} if wer is None else {("greedy", "onnxruntime"): wer}
+    variants = {"offline": {"float32": {"encoder": "encoder.onnx"}}}
+    if streaming_wer is not None:
+        onnx_rows["greedy", "onnxruntime-streaming"] = streaming_wer
+        variants["streaming"] = variants["offline"]
     report = {
         "test_set_sha256": test_set,
         "text_normalizer": text_normalizer,
@@ -126,7 +141,7 @@ def make_lineage(
         root / "wer",
         "wer-report",
         EvaluateConfig(),
-        {"wer.json": _report(report, torch_rows)},
+        {"wer.json": make_report(report, torch_rows, num_speakers)},
         [data, student, embeddings] if distilled else [data, student],
         figures={"wer": torch_wer, "rtf": 0.05},
     )
@@ -135,34 +150,50 @@ def make_lineage(
         "onnx-bundle",
         ExportOnnxConfig(),
         {
-            "encoder.onnx": f"not really {variant}",
+            "encoder.onnx": f"not really {variant} ".ljust(graph_bytes, "."),
             "tokens.txt": "<blk> 0\n",
-            "wer.json": _report(report, onnx_rows),
+            "wer.json": make_report(report, onnx_rows, num_speakers),
             "parity.json": json.dumps({"ok": parity_ok, "max_difference": 1e-5}),
-            "bundle.json": json.dumps({"lineage": {student.kind: student.id, **student.parents}}),
+            "bundle.json": json.dumps(
+                {
+                    "lineage": {student.kind: student.id, **student.parents},
+                    "variants": variants,
+                    "streaming": {} if streaming_wer is None else {"latency_s": latency_s},
+                }
+            ),
         },
         [data, student],
-        figures={"rtf": 0.02},
+        figures={"rtf": rtf},
     )
     return Lineage(root, data, embeddings, quantizer, indexes, student, wer_report, bundle)
 
 
-def _report(head: Mapping[str, Any], rows: Mapping[tuple[str, str], float]) -> str:
-    """A WER report of a thousand words with those WERs; every utterance reads the same."""
+def make_report(head: Mapping[str, Any], rows: Mapping[tuple[str, str], float], num_speakers: int = 0) -> str:
+    """wer.json on a thousand words, with texts whose errors give those WERs.
+
+    Args:
+        head: the report's fields beside words, rows and utterances; ``num_utterances`` among them.
+        rows: (decoder, runtime) -> WER.
+    """
     names = {key: key[1] if key[0] == key[1] else f"{key[1]}/{key[0]}" for key in rows}
+    count = head["num_utterances"]
+    words = _spread(_WORDS, count)
+    errors = {key: _spread(round(_WORDS * wer), count) for key, wer in rows.items()}
     records = []
     for (decoder, runtime), wer in rows.items():
-        errors = round(_WORDS * wer)
+        pairs = list(zip(words, errors[decoder, runtime], strict=True))
+        wrong = sum(min(pair) for pair in pairs)
+        inserted = sum(max(0, number - length) for length, number in pairs)
         records.append(
             {
                 "name": names[decoder, runtime],
                 "decoder": decoder,
                 "runtime": runtime,
-                "wer": errors / _WORDS,
-                "cer": errors / _WORDS / 2,
-                "ins": 0,
+                "wer": (wrong + inserted) / _WORDS,
+                "cer": (wrong + inserted) / _WORDS / 2,
+                "ins": inserted,
                 "del": 0,
-                "sub": errors,
+                "sub": wrong,
                 "words": _WORDS,
                 "interval_95": [max(0.0, wer - 0.03), wer + 0.03],
                 "rtf": None,
@@ -170,10 +201,26 @@ def _report(head: Mapping[str, Any], rows: Mapping[tuple[str, str], float]) -> s
             }
         )
     utterances = [
-        {"id": f"utterance-{i:04}", "ref": "ONE TWO", "hyp": dict.fromkeys(names.values(), "ONE TOO")}
-        for i in range(head["num_utterances"])
+        {
+            "id": f"utterance-{i:04}",
+            "ref": _text(words[i], 0),
+            "hyp": {names[key]: _text(words[i], errors[key][i]) for key in rows},
+            "speaker": f"speaker-{i % num_speakers:02}" if num_speakers else None,
+        }
+        for i in range(count)
     ]
     return json.dumps({**head, "num_words": _WORDS, "rows": records, "utterances": utterances})
+
+
+def _spread(amount: int, parts: int) -> list[int]:
+    """Whole numbers that add up to ``amount`` and grow with it, each by itself."""
+    return [amount // parts + (part < amount % parts) for part in range(parts)]
+
+
+def _text(words: int, errors: int) -> str:
+    """So many words, of which the first are wrong; what is left of the errors is inserted."""
+    right = [_VOCABULARY[position % len(_VOCABULARY)] for position in range(words)]
+    return " ".join([_WRONG_WORD] * errors + right[min(errors, words) :])
 
 
 def _history(rows: int) -> str:

@@ -9,8 +9,14 @@ from typing import Any
 
 import pytest
 
+from mvqkd.config import EvaluateConfig, PrepareDataConfig
+from mvqkd.data.prepare import prepare_data
+from mvqkd.decode.evaluate import evaluate
 from mvqkd.decode.report import REPORT_FILE, WerReport, build_report, row_name
+from mvqkd.decode.scored_split import load_scored_split
 from mvqkd.errors import ArtifactCorruptError, EmptyCutSetError
+from mvqkd.testing.corpus import make_corpus
+from mvqkd.testing.student import commit_student, talkative_student
 
 REFS = ["HELLO WORLD", "GOOD DAY", "YES"]
 
@@ -54,6 +60,42 @@ def test_what_is_saved_is_loaded_again_and_has_the_agreed_names(tmp_path: Path) 
         *("name", "decoder", "runtime", "wer", "cer", "ins", "del", "sub", "words", "interval_95", "rtf", "decode_s")
     }
     assert set(record["utterances"][0]["hyp"]) == {"onnxruntime/greedy", "onnxruntime-int8/greedy", "teacher"}
+
+
+def test_speakers_stand_beside_their_utterances(tmp_path: Path) -> None:
+    common = {"test_set_sha256": "a" * 64, "text_normalizer": "upper-ascii-1", "split": "test"}
+    report = build_report(
+        **common, ids=["u1", "u2"], refs=["A", "B"], hyps={("greedy", "torch"): ["A", "A"]}, speakers=["ann", None]
+    )
+    report.save(tmp_path)
+    assert [utterance.speaker for utterance in WerReport.load(tmp_path).utterances] == ["ann", None]
+    with pytest.raises(ValueError, match="shorter"):
+        build_report(
+            **common, ids=["u1", "u2"], refs=["A", "B"], hyps={("greedy", "torch"): ["A", "A"]}, speakers=["ann"]
+        )
+
+
+def test_a_report_of_an_older_version_names_no_speakers(tmp_path: Path) -> None:
+    make_report().save(tmp_path)
+    record = json.loads((tmp_path / REPORT_FILE).read_text())
+    for utterance in record["utterances"]:
+        del utterance["speaker"]
+    (tmp_path / REPORT_FILE).write_text(json.dumps(record))
+    assert WerReport.load(tmp_path) == make_report()
+
+
+def test_evaluate_says_who_speaks(tmp_path: Path) -> None:
+    manifest = make_corpus(tmp_path / "corpus", num_utterances=12, num_speakers=3)
+    config = PrepareDataConfig(source="manifest", manifest=str(manifest), test_share=0.5)
+    data = prepare_data(config, out=tmp_path / "data")
+    said = {row["id"]: row["speaker"] for row in map(json.loads, manifest.read_text().splitlines())}
+    scored = load_scored_split(data, "test")
+    assert len(set(scored.speakers)) > 1
+    assert dict(zip(scored.ids, scored.speakers, strict=True)) == {name: said[name] for name in scored.ids}
+    student = commit_student(talkative_student(int(data.facts["vocab_size"])), tmp_path / "student", data)
+    decoding = EvaluateConfig(decoders=["greedy"], bootstrap_samples=100, device="cpu")
+    report = evaluate(decoding, data=data.path, student=student.path, out=tmp_path / "wer")
+    assert [utterance.speaker for utterance in WerReport.load(report.path).utterances] == list(scored.speakers)
 
 
 def test_equal_reports_give_equal_bytes(tmp_path: Path) -> None:

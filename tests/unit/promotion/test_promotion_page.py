@@ -50,6 +50,26 @@ def test_every_check_is_a_row(decision: Artifact) -> None:
     assert decision.id in page.texts
 
 
+def test_figures_against_the_champion_and_slices_are_shown(tmp_path: Path) -> None:
+    champion = make_lineage(tmp_path / "old", wer=0.30, variant="old")
+    lineage = make_lineage(tmp_path / "new", wer=0.25, variant="new", num_speakers=3)
+    paths = {"bundle": lineage.bundle.path, "wer_report": lineage.wer_report.path, "quantizer": lineage.quantizer.path}
+    page = Page(decision_page(gate(GateConfig(), champion=champion.bundle.path, out=tmp_path / "decision", **paths)))
+    assert "Against the champion on test" in page.texts
+    assert "25.00 %, 30.00 %" in page.texts
+    assert any(text.startswith("-5.00 points, -") for text in page.texts)
+    assert "1000 words in 112 utterances; 112 utterances, 10000 times resampled with seed 0" in page.texts
+    assert [text for text in page.texts if text.startswith("speaker ")] == [f"speaker speaker-0{i}" for i in range(3)]
+
+
+def test_a_decision_of_an_older_version_is_shown(decision: Artifact, tmp_path: Path) -> None:
+    record = json.loads((decision.path / DECISION_FILE).read_text())
+    del record["comparison"], record["slices"]
+    partial = PartialArtifact(tmp_path / "older", decision.kind, stage="gate", config={})
+    (partial.path / DECISION_FILE).write_text(json.dumps(record))
+    assert Page(decision_page(partial.commit())).texts.count("fail") == 1
+
+
 def test_markup_in_a_record_stays_text(decision: Artifact, tmp_path: Path) -> None:
     record = json.loads((decision.path / DECISION_FILE).read_text())
     record["reason"] = "<script>alert(1)</script>"
