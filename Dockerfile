@@ -38,10 +38,11 @@ RUN sed -i '/^\[tool\./,$d' pyproject.toml \
 
 FROM builder AS pipeline-packages
 COPY --from=needs /build ./
-# torch alone and first, so that nothing else decides which build comes.
+# torch alone and first, so that nothing else decides which build comes; TORCH=torch==2.11.0 names another one.
+ARG TORCH=""
 # hadolint ignore=DL3013,SC2086
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    pip install ${PIP_ARGS} "$(grep '^torch==' constraints-torch.txt)"
+    pip install ${PIP_ARGS} "${TORCH:-$(grep '^torch==' constraints-torch.txt)}"
 # hadolint ignore=DL3013,SC2086
 RUN --mount=type=bind,from=wheels,target=/wheels \
     pip install ${PIP_ARGS} '.[pipeline,teacher,registry,kfp,serve]' && pip uninstall --yes mvqkd

@@ -98,7 +98,10 @@ def import_mlflow() -> Any:
         # mlflow.pyfunc warns of its own type hints while it is imported.
         warnings.simplefilter("ignore")
         import mlflow
-        import mlflow.pyfunc
+
+        # mlflow-skinny, which finds and fetches bundles, has no pandas.
+        with contextlib.suppress(ModuleNotFoundError):
+            import mlflow.pyfunc
     for name in _LOUD_LOGGERS:
         logger = logging.getLogger(name)
         if logger.getEffectiveLevel() < logging.ERROR:
