@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from mvqkd.adapters import registration
 from mvqkd.adapters.mlflow_store import connect, import_mlflow
 from mvqkd.adapters.promote import promote
 from mvqkd.adapters.registry import champion_bundle, resolve_bundle
+from mvqkd.adapters.registry_change import TAG_PREVIOUS_CHAMPION
 from mvqkd.adapters.run_records import TAG_ID
 from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import GateConfig, PromoteConfig
@@ -131,7 +131,7 @@ def test_artifacts_go_by_reference(store: Path) -> None:
     }
     assert "codebook-indexes/artifact.json" in copied
     assert "wer-report/wer.json" in copied
-    assert {Path(path).suffix for path in copied} == {".json"}
+    assert {path for path in copied if not path.endswith(".json")} == {"lineage/params.yaml"}
 
 
 def test_version_carries_the_bundle_and_its_lineage(store: Path) -> None:
@@ -148,7 +148,8 @@ def test_version_carries_the_bundle_and_its_lineage(store: Path) -> None:
     assert version.tags["mvqkd.decision_id"] == decision.id
     assert version.tags["mvqkd.test_set_sha256"] == "a" * 64
     assert version.tags["mvqkd.codebook-indexes"] == lineage.codebook_indexes.id
-    assert "25.00 % (95 %: 22.0 to 28.0 %)" in version.description
+    assert version.description.startswith("PROMOTE, WER 25.00 %: ")
+    assert "| this version&emsp; | 25.00 %&emsp; | 22.0 to 28.0 %&emsp; |" in version.description
 
     for found in (champion_bundle(MODEL), resolve_bundle(f"models:/{MODEL}@champion")):
         assert found is not None
@@ -210,7 +211,7 @@ def test_better_challenger_takes_over_and_the_old_champion_is_kept(store: Path) 
     assert record["aliases"] == {"challenger": 2, "champion": 2, "previous": 1}
     assert record["previous_champion"] == 1
     assert connect().get_run(record["run_id"]).data.metrics["champion_wer"] == 0.30
-    assert connect().get_model_version(MODEL, "2").tags[registration.TAG_PREVIOUS_CHAMPION] == "1"
+    assert connect().get_model_version(MODEL, "2").tags[TAG_PREVIOUS_CHAMPION] == "1"
     assert load_artifact(resolve_bundle(f"models:/{MODEL}@previous")).id == old.bundle.id
 
 
