@@ -22,6 +22,7 @@ def promote(
     data: dsl.Input[dsl.Dataset],
     data_id: str,
     promotion: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
     codebook_indexes: dsl.Input[dsl.Dataset] = None,
     codebook_indexes_id: str = "",
     quantizer: dsl.Input[dsl.Model] = None,
@@ -51,6 +52,7 @@ def promote(
         teacher_embeddings: teacher-embeddings, where the stage needs it.
         teacher_embeddings_id: its content id.
         promotion: the promotion that is written.
+        page: the whole run, with its worst utterances to listen to.
 
     Returns:
         artifact_id: its content id.
@@ -72,5 +74,6 @@ def promote(
         },
         extra={"pipeline_run": pipeline_run},
         output=promotion,
+        page=page,
     )
     return (artifact.id,)

@@ -433,11 +433,22 @@ class GateConfig(Section):
     min_test_utterances: int = Field(20, ge=1, description="fewer say nothing about a WER")
 
 
+# Names that mean something else in a URI, a filter or a path: no control characters, no separators, no quotes, no "..".
+_NAME = r"^[^\x00-\x1f\x7f/\\:@'\"`%]+$"
+_NAMES = r"^[^\x00-\x1f\x7f\\:@'\"`%]+$"
+
+
 class PromoteConfig(Section):
     section: ClassVar[str] = "promote"
 
-    model_name: str = Field("mvqkd-student", min_length=1, description="registered model")
-    experiment: str = Field("mvqkd", min_length=1, description="MLflow experiment of the runs")
+    model_name: str = Field("mvqkd-student", min_length=1, pattern=_NAME, description="registered model")
+    experiment: str = Field("mvqkd", min_length=1, pattern=_NAMES, description="MLflow experiment of the runs")
+    approval: Literal["gate", "reviewer"] = Field(
+        "gate", description="whose word moves the alias champion; reviewer: `mvqkd approve`, after the gate's promote"
+    )
+    report_audio: int = Field(
+        5, ge=0, description="recordings to listen to on the run's page, which MLflow gets; 0 keeps speech out of it"
+    )
 
 
 class Params(Section):

@@ -29,7 +29,7 @@ EXTRA_INPUTS = {
     "gate": {"promote_config"},
     "promote": {"pipeline_run"},
 }
-EXTRA_OUTPUTS = {"gate": {"verdict", "page", "wer_report", "wer_report_id"}}
+EXTRA_OUTPUTS = {"gate": {"verdict", "page", "wer_report", "wer_report_id"}, "promote": {"page"}}
 # What calls the stage; run_stage where nothing else has to be done.
 CALLS = {"train-student": "run_training", "gate": "run_gate"}
 # What gate reads beside its own section: whose champion is to be beaten.

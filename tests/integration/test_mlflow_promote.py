@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -14,66 +13,21 @@ from typing import Any
 
 import pytest
 
-from mvqkd.adapters import registration
 from mvqkd.adapters.mlflow_store import connect, import_mlflow
-from mvqkd.adapters.promote import promote
 from mvqkd.adapters.registry import champion_bundle, resolve_bundle
+from mvqkd.adapters.registry_change import TAG_PREVIOUS_CHAMPION
 from mvqkd.adapters.run_records import TAG_ID
-from mvqkd.artifacts import Artifact, load_artifact
-from mvqkd.config import GateConfig, PromoteConfig
+from mvqkd.artifacts import load_artifact
+from mvqkd.config import GateConfig
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, RegistryError
 from mvqkd.promotion.stage import gate
-from mvqkd.testing.lineage import Lineage, make_lineage
-
-MODEL = "mvqkd-student"
-
-
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables and nothing else: making one takes seconds, copying it none."""
-    mlflow = import_mlflow()
-    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+from mvqkd.testing.lineage import make_lineage
+from tests.registry_store import MODEL, embedded_store, judge, publish
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_database: Path) -> Path:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(fresh_database, tmp_path / "mlflow.db")
-    return tmp_path / "mlflow.db"
-
-
-def judge(lineage: Lineage, *, champion: Path | None = None, **config: Any) -> Artifact:
-    return gate(
-        GateConfig(**config),
-        bundle=lineage.bundle.path,
-        wer_report=lineage.wer_report.path,
-        quantizer=lineage.quantizer.path,
-        champion=champion,
-        out=lineage.root / "decision",
-    )
-
-
-def publish(lineage: Lineage, **others: Path) -> dict[str, Any]:
-    paths = {
-        "decision": lineage.root / "decision",
-        "bundle": lineage.bundle.path,
-        "wer_report": lineage.wer_report.path,
-        "student": lineage.student.path,
-        "data": lineage.data.path,
-        "codebook_indexes": lineage.codebook_indexes.path,
-        "quantizer": lineage.quantizer.path,
-        "teacher_embeddings": lineage.teacher_embeddings.path,
-    }
-    made = promote(PromoteConfig(), out=lineage.root / "promotion", **{**paths, **others})
-    record: dict[str, Any] = json.loads((made.path / "promotion.json").read_text())
-    assert made.figures["model_version"] == record["version"]
-    assert made.figures["mlflow_run_id"] == record["run_id"]
-    assert made.figures["decision"] == record["decision"]
-    return record
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return embedded_store(tmp_path, monkeypatch)
 
 
 def nested_runs(client: Any, run_id: str) -> dict[str, Any]:
@@ -96,6 +50,12 @@ def test_one_run_with_a_nested_run_a_stage(store: Path) -> None:
     assert "champion_wer" not in parent.data.metrics
     assert parent.data.tags["mvqkd.decision"] == "promote"
     assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"asterisk train", "asterisk test"}
+
+    # Its page, for those who look at the run and for those who look at the artifact.
+    page = (lineage.root / "promotion" / "report.html").read_text(encoding="utf-8")
+    assert "<h1" in page
+    assert "There is no champion" in page
+    assert import_mlflow().artifacts.load_text(f"runs:/{record['run_id']}/report.html") == page
 
     nested = nested_runs(client, record["run_id"])
     stages = [lineage.data, lineage.teacher_embeddings, lineage.quantizer, lineage.codebook_indexes]
@@ -131,7 +91,7 @@ def test_artifacts_go_by_reference(store: Path) -> None:
     }
     assert "codebook-indexes/artifact.json" in copied
     assert "wer-report/wer.json" in copied
-    assert {Path(path).suffix for path in copied} == {".json"}
+    assert {path for path in copied if not path.endswith(".json")} == {"lineage/params.yaml"}
 
 
 def test_version_carries_the_bundle_and_its_lineage(store: Path) -> None:
@@ -148,7 +108,8 @@ def test_version_carries_the_bundle_and_its_lineage(store: Path) -> None:
     assert version.tags["mvqkd.decision_id"] == decision.id
     assert version.tags["mvqkd.test_set_sha256"] == "a" * 64
     assert version.tags["mvqkd.codebook-indexes"] == lineage.codebook_indexes.id
-    assert "25.00 % (95 %: 22.0 to 28.0 %)" in version.description
+    assert version.description.startswith("PROMOTE, WER 25.00 %: ")
+    assert "| this version&emsp; | 25.00 %&emsp; | 22.0 to 28.0 %&emsp; |" in version.description
 
     for found in (champion_bundle(MODEL), resolve_bundle(f"models:/{MODEL}@champion")):
         assert found is not None
@@ -210,8 +171,28 @@ def test_better_challenger_takes_over_and_the_old_champion_is_kept(store: Path) 
     assert record["aliases"] == {"challenger": 2, "champion": 2, "previous": 1}
     assert record["previous_champion"] == 1
     assert connect().get_run(record["run_id"]).data.metrics["champion_wer"] == 0.30
-    assert connect().get_model_version(MODEL, "2").tags[registration.TAG_PREVIOUS_CHAMPION] == "1"
+    assert connect().get_model_version(MODEL, "2").tags[TAG_PREVIOUS_CHAMPION] == "1"
     assert load_artifact(resolve_bundle(f"models:/{MODEL}@previous")).id == old.bundle.id
+    # The page compares with the champion that the gate saw, also when it is made again after the change of champion.
+    page = (new.root / "promotion" / "report.html").read_text(encoding="utf-8")
+    assert "lower in 100" in page
+    assert "not at hand" not in page
+    publish(new)
+    assert (new.root / "promotion" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_page_goes_without_a_champion_that_is_damaged(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = make_lineage(store.parent / "old", wer=0.30, variant="old")
+    judge(old)
+    publish(old)
+    new = make_lineage(store.parent / "new", wer=0.20, variant="new")
+    judge(new, champion=old.bundle.path)
+    champion = champion_bundle(MODEL)
+    assert champion is not None
+    (champion / "encoder.onnx").write_bytes(b"changed")
+    assert publish(new)["version"] == 2
+    assert "the page has no figures of the champion" in caplog.text
+    assert "not at hand here" in (new.root / "promotion" / "report.html").read_text(encoding="utf-8")
 
 
 def test_rejected_challenger_is_registered_and_the_champion_stays(store: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,9 +13,11 @@ import pytest
 import soundfile
 
 from mvqkd.adapters.mlflow_store import connect, import_mlflow
-from mvqkd.adapters.registration import register
+from mvqkd.adapters.registration import make_version, save_version
+from mvqkd.adapters.registry import resolve_bundle
+from mvqkd.adapters.run_records import TAG_BUNDLE
 from mvqkd.adapters.tracking import LoggedRun
-from mvqkd.artifacts import Artifact, PartialArtifact, write_json
+from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import ModelConfig
 from mvqkd.data.tokens import Tokens
 from mvqkd.decode.onnx_graphs import graph_file
@@ -67,12 +68,13 @@ def test_loads_without_pickle_and_says_what_the_bundle_says(
     client = connect()
     experiment = client.create_experiment("test", str(tmp_path / "mlartifacts"))
     run = client.create_run(experiment).info.run_id
-    version = register(
-        client, MODEL, bundle, LoggedRun(run, experiment, reused=False, adopted=False), tags={}, description=""
-    )
+    client.create_registered_model(MODEL)
+    logged = LoggedRun(run, experiment, reused=False, adopted=False)
+    version = make_version(client, MODEL, bundle, logged, tags={TAG_BUNDLE: bundle.id})
     files = {path.suffix for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
     assert not files & {".pkl", ".pickle", ".pt", ".pth", ".bin"}
 
+    assert load_artifact(resolve_bundle(f"models:/{MODEL}/{version}")).id == bundle.id, "the same after all checks"
     mlflow = import_mlflow()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
@@ -86,20 +88,19 @@ def test_loads_without_pickle_and_says_what_the_bundle_says(
         soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="FLOAT")
     assert model.predict(paths) == expected
     assert model.predict([paths[0], recordings[1]]) == expected
+    # What the version's page shows as input and output is true.
+    signature = model.metadata.signature
+    assert (signature.inputs.to_dict(), signature.outputs.to_dict()) == (
+        [{"type": "any", "required": True}],
+        [{"type": "string", "required": True}],
+    )
+    (text,) = model.predict(model.input_example)
+    assert text == OnnxTransducer(bundle.path).transcribe([np.zeros(4000, np.float32)])[0]
 
 
 def test_damaged_version_does_not_load(bundle: Artifact, tmp_path: Path) -> None:
     """In a process of its own, as a server would: the file that MLflow runs is the one in the version."""
-    damaged = tmp_path / "bundle"
-    shutil.copytree(bundle.path, damaged)
-    mlflow = import_mlflow()
-    code = Path(sys.modules["mvqkd.adapters.registration"].__file__ or "").with_name("pyfunc_model.py")
-    mlflow.pyfunc.save_model(
-        path=str(tmp_path / "model"),
-        python_model=str(code),
-        artifacts={"bundle": str(damaged)},
-        pip_requirements=["numpy"],
-    )
+    save_version(bundle, tmp_path / "model")
     graph = tmp_path / "model" / "artifacts" / "bundle" / graph_file("joiner")
     graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
     script = f"""

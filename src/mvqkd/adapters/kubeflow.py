@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from mvqkd.adapters.launch import LaunchConfig, launch_training
 from mvqkd.adapters.live_metrics import live_metrics
+from mvqkd.adapters.tracking import PAGE_FILE
 from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import GateConfig, PromoteConfig, parse_section, section_from_json
 from mvqkd.errors import ArtifactMismatchError, ConfigError
@@ -47,6 +48,7 @@ def run_stage(
     changes: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     metrics: MetricsCarrier | None = None,
+    page: Carrier | None = None,
 ) -> Artifact:
     """Run one stage as a component.
 
@@ -58,6 +60,7 @@ def run_stage(
         changes: fields of the section that the pipeline sets itself; an empty value leaves the section's.
         extra: arguments of the stage's function beside these.
         metrics: gets the figures that are numbers.
+        page: gets a copy of the page that the stage writes for people.
     Raises:
         ArtifactMismatchError: an artifact has another id than was passed beside it.
         MvqkdError: whatever the stage raises.
@@ -68,6 +71,9 @@ def run_stage(
         section = parse_section(stage.config_model, section.model_dump(by_alias=True) | set_here, "the pipeline")
     paths = _checked(inputs or {})
     artifact = stage.run(section, out=Path(output.path), inputs=paths, **(extra or {}))
+    if page is not None:
+        Path(page.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact.path / PAGE_FILE, page.path)
     return recorded(artifact, output, metrics)
 
 

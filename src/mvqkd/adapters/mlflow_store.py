@@ -7,11 +7,14 @@ MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI name another store; credentials stay
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import random
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,25 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Three retries outlast a restart of the server; MLflow's own seven keep a wrong address waiting for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # A server that has taken a request and says nothing for a minute says nothing in two.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     # Models are files and code here; nothing that is loaded may be a pickle.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 _LOUD_LOGGERS = ("mlflow", "alembic")
 _STORE_LIBRARIES = {"mlflow", "sqlalchemy", "alembic", "requests", "urllib3", "boto3", "botocore", "psycopg2"}
+
+# How long to go on asking a store that says "not now", and the first pause between.
+_PATIENCE_S = 60.0
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+# Two that set the same alias or tag for the first time at the same moment: MLflow inserts twice, the database refuses.
+_COLLISION = re.compile(r"IntegrityError|UniqueViolation|UNIQUE constraint|Duplicate entry")
+_MAX_COLLISIONS = 5
+
+
+class StoreError(RegistryError):
+    """The store gave no answer, or not the one that was asked for: the same request may succeed later."""
 
 
 def tracking_uri() -> str:
@@ -79,7 +96,9 @@ def redacted(text: str) -> str:
 
 
 def connect() -> Any:
-    """Client of tracking store and registry (``mlflow.MlflowClient``); makes the sqlite file on first use.
+    """Client of tracking store and registry: an ``mlflow.MlflowClient``; makes the sqlite file on first use.
+
+    A call that the store turns down for now (a database that another process has locked) is repeated for a minute.
 
     Raises:
         RegistryError: the store cannot be opened.
@@ -87,7 +106,37 @@ def connect() -> Any:
     _refuse_foreign_file(tracking_uri())
     mlflow = import_mlflow()
     with registry_errors("opening the MLflow store"):
-        return mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+        return _Patient(mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri()))
+
+
+class _Patient:
+    """A client whose calls are repeated while the store says that it is busy."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._client, name)
+        return functools.partial(_patiently, value) if callable(value) else value
+
+
+def _patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    deadline, pause_s, collisions = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S, 0
+    while True:
+        try:
+            return call(*arguments, **named)
+        except MlflowException as error:
+            # In either case the transaction was rolled back: nothing of the call has happened.
+            is_busy = error.error_code == "TEMPORARILY_UNAVAILABLE" and time.monotonic() + pause_s < deadline
+            has_collided = _COLLISION.search(str(error)) is not None and collisions < _MAX_COLLISIONS
+            collisions += has_collided
+            if not is_busy and not has_collided:
+                raise
+        # Two that were in each other's way must not meet again.
+        time.sleep(pause_s * random.uniform(0.5, 1.5))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def import_mlflow() -> Any:
@@ -111,7 +160,7 @@ def import_mlflow() -> Any:
 
 @contextlib.contextmanager
 def registry_errors(doing: str, next_step: str | None = None) -> Iterator[None]:
-    """Turn the faults of MLflow and of the libraries below it into a RegistryError without secrets."""
+    """Turn the faults of MLflow and of the libraries below it into a StoreError without secrets."""
     try:
         yield
     except MvqkdError:
@@ -120,20 +169,61 @@ def registry_errors(doing: str, next_step: str | None = None) -> Iterator[None]:
         library = type(error).__module__.partition(".")[0]
         if library not in _STORE_LIBRARIES and not isinstance(error, OSError | ImportError):
             raise
-        raise _as_registry_error(doing, next_step, error) from error
+        raise _as_store_error(doing, next_step, error) from error
 
 
-def _as_registry_error(doing: str, next_step: str | None, error: Exception) -> RegistryError:
+@contextlib.contextmanager
+def permission_not_needed() -> Iterator[None]:
+    """Go on where a server refuses what is only tidying up: logins that may edit may not delete."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise
+
+
+def _as_store_error(doing: str, next_step: str | None, error: Exception) -> StoreError:
     uri = redacted(tracking_uri())
     lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()]
-    got = lines[0][:300] if lines else type(error).__name__
+    said = lines[0] if lines else type(error).__name__
+    return StoreError(
+        f"MLflow store {uri}, {doing}",
+        expected="an answer",
+        got=_gist(said)[:300],
+        next_step=next_step or _advice(error, said),
+    )
+
+
+def _gist(said: str) -> str:
+    """What matters of a failed request, which libraries wrap into each other: its path and the innermost cause."""
+    request = re.search(r"with url: ([^ ?]+)", said)
+    cause = re.search(r"\(Caused by \w+\((.*?)\)*$", said)
+    if request is None or cause is None:
+        return said
+    innermost = re.split(r": |, '", cause[1])[-1].strip("'\"")
+    return f"none to {request[1]}: {innermost}"
+
+
+def _advice(error: Exception, said: str) -> str:
+    code = getattr(error, "error_code", "")
     if isinstance(error, ImportError):
-        default = "pip install 'mvqkd[registry]'"
-    elif sqlite_file(tracking_uri()) is not None:
-        default = "check that the file and its directory can be written and that no other MLflow version made it"
-    else:
-        default = "check MLFLOW_TRACKING_URI and its credentials, and that the server is up, then run it again"
-    return RegistryError(f"MLflow store {uri}, {doing}", expected="an answer", got=got, next_step=next_step or default)
+        return "pip install 'mvqkd[registry]'"
+    if sqlite_file(tracking_uri()) is not None:
+        return "check that the file and its directory can be written and that no other MLflow version made it"
+    if code == "UNAUTHENTICATED" or re.search(r"\b401\b", said):
+        return "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, then run it again"
+    if code == "PERMISSION_DENIED" or re.search(r"\b403\b", said):
+        return "ask who runs the server for EDIT on the experiment, the model and its audit log, then run it again"
+    if "mlflow-artifacts" in said and re.search(r"\b50\d\b|Connection aborted", said):
+        return (
+            "the server dropped a file: whoever runs it finds in its log why (keys and bucket of its file store);"
+            " then run it again"
+        )
+    if type(error).__module__.partition(".")[0] in ("boto3", "botocore"):
+        return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and MLFLOW_S3_ENDPOINT_URL, then run it again"
+    return "check MLFLOW_TRACKING_URI and its credentials, and that the server is up, then run it again"
 
 
 def _refuse_foreign_file(uri: str) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mvqkd.adapters.mlflow_store import connect, registry_errors, registry_is_missing
-from mvqkd.adapters.promote import TAG_PIPELINE_RUN
-from mvqkd.adapters.registry import TAG_BUNDLE
-from mvqkd.adapters.run_records import TAG_GIT_SHA
+from mvqkd.adapters.registry_text import quoted
+from mvqkd.adapters.run_records import TAG_BUNDLE, TAG_GIT_SHA
+from mvqkd.adapters.tracking import TAG_PIPELINE_RUN
 from mvqkd.errors import NotificationError, RegistryError
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ def _outcome(pipeline_run: str) -> dict[str, Any]:
         client = connect()
         with registry_errors("looking up the run to report"):
             experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-            found = client.search_runs(experiments, f"tags.`{TAG_PIPELINE_RUN}` = '{pipeline_run}'", max_results=1)
+            found = client.search_runs(
+                experiments, f"tags.`{TAG_PIPELINE_RUN}` = {quoted(pipeline_run)}", max_results=1
+            )
     except RegistryError as error:
         # The message must go out above all when something is broken.
         _LOG.warning("no figures to report: %s", error)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvqkd.adapters.mlflow_store import connect, registry_errors
-from mvqkd.adapters.registration import Registration, move_aliases, refuse_overtaken, register
-from mvqkd.adapters.run_records import TAG_GIT_SHA, flatten
-from mvqkd.adapters.tracking import TAG_DECISION, LoggedRun, log_lineage
+from mvqkd.adapters import spool
+from mvqkd.adapters.delivery import Delivered, deliver
+from mvqkd.adapters.lineage_record import Delivery, dvc_ids
+from mvqkd.adapters.mlflow_store import StoreError
+from mvqkd.adapters.registry import registered_bundle
+from mvqkd.adapters.registry_change import PREVIOUS
+from mvqkd.adapters.tracking import PAGE_FILE
 from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import PromoteConfig
+from mvqkd.errors import MvqkdError
+from mvqkd.report.page import run_report
 
 PROMOTION_FILE = "promotion.json"
-TAG_PIPELINE_RUN = "mvqkd.pipeline_run"
 
-# The decision's figures that become the parent run's metrics, under names that say whose they are.
-_HEADLINE = {
-    "wer": "student_wer_onnx",
-    "cer": "student_cer_onnx",
-    "torch.wer": "student_wer_torch",
-    "rtf": "rtf_onnx",
-    "champion.wer": "champion_wer",
-    "quantizer_error": "quantizer_relative_error",
-    "test_utterances": "test_utterances",
-}
+_LOG = logging.getLogger("mvqkd.registry")
 
 
 def promote(
@@ -46,7 +41,8 @@ def promote(
     """Log one MLflow run with a nested run a stage, register the bundle, and promote it when the decision says so.
 
     A rejected bundle is registered as well, with the decision as a tag and the alias ``challenger``; the champion
-    stays. Doing it again with the same bundle and decision changes nothing.
+    stays. Doing it again with the same bundle and decision changes nothing. When the store fails, all that it was to be
+    told is kept beside ``out`` for ``mvqkd sync``.
 
     Args:
         decision, bundle, wer_report, student, data: artifacts of one lineage.
@@ -54,46 +50,82 @@ def promote(
             error, when nothing in it was made from any artifact of their kind.
         pipeline_run: id of the orchestrator's run that this belongs to, becomes a tag of the MLflow run.
     Returns:
-        promotion artifact; promotion.json names model, version, run and aliases.
+        promotion artifact; promotion.json names model, version, run and aliases, report.html is the run's page, which
+        MLflow's run has as well.
     Raises:
         ArtifactError: an input is missing, corrupt or of another lineage.
-        RegistryError: the store failed, or another champion has been promoted since the decision.
+        StoreError: the store failed.
+        RegistryError: another champion has been promoted since the decision, or somebody has rejected the version.
     """
     artifacts = _load_lineage(
         decision, bundle, wer_report, student, data, [codebook_indexes, quantizer, teacher_embeddings]
     )
-    by_kind = {artifact.kind: artifact for artifact in artifacts}
-    verdict, shipped = by_kind["promotion-decision"], by_kind["onnx-bundle"]
-    promoted = verdict.facts["decision"] == "promote"
+    page = run_report(
+        {artifact.kind: artifact for artifact in artifacts},
+        champion=_rival(config.model_name, artifacts[-1]),
+        audio=config.report_audio,
+    )
+    delivery = Delivery(tuple(artifacts), dvc_ids(artifacts), config, pipeline_run, page=page)
+    partial = new_promotion(delivery, out)
+    try:
+        delivered = deliver(delivery)
+    except StoreError as error:
+        kept = spool.keep(delivery, out)
+        raise StoreError(
+            error.subject,
+            expected=error.expected,
+            got=error.got,
+            next_step=f"{error.next_step}; nothing is lost: `mvqkd sync` delivers what lies in {kept}",
+        ) from error
+    spool.forget(delivery, out)
+    return commit_promotion(partial, delivery, delivered)
 
-    partial = PartialArtifact(
-        out, "promotion", stage="promote", config=config.model_dump(mode="json"), parents=[verdict, shipped]
+
+def _rival(model_name: str, decision: Artifact) -> Path | None:
+    """The champion that the gate has compared with; where it cannot be had, the page goes without."""
+    judged_against = decision.facts.get("champion_id")
+    if judged_against is None:
+        return None
+    try:
+        return registered_bundle(model_name, judged_against)
+    except MvqkdError as error:
+        _LOG.warning("the page has no figures of the champion: %s", error)
+        return None
+
+
+def new_promotion(delivery: Delivery, out: Path) -> PartialArtifact:
+    """The promotion artifact of a delivery, to be committed when it got through."""
+    config = delivery.config.model_dump(mode="json")
+    return PartialArtifact(
+        out, "promotion", stage="promote", config=config, parents=[delivery.decision, delivery.bundle]
     )
-    client = connect()
-    if promoted:
-        refuse_overtaken(client, config.model_name, shipped, verdict)
-    run = log_lineage(
-        client,
-        artifacts,
-        experiment=config.experiment,
-        bundle=shipped,
-        decision=verdict,
-        headline=_headline(verdict),
-        tags={"mvqkd.decision": verdict.facts["decision"], "mlflow.note.content": _description(verdict, artifacts)},
-    )
-    if pipeline_run:
-        with registry_errors("tagging the run"):
-            client.set_tag(run.run_id, TAG_PIPELINE_RUN, pipeline_run)
-    version = register(
-        client,
-        config.model_name,
-        shipped,
-        run,
-        tags=_version_tags(verdict, artifacts),
-        description=_description(verdict, artifacts),
-    )
-    registration = move_aliases(client, config.model_name, version, promoted=promoted)
-    return _commit(partial, config, verdict, run, registration)
+
+
+def commit_promotion(partial: PartialArtifact, delivery: Delivery, delivered: Delivered) -> Artifact:
+    """Write what MLflow has now."""
+    config, decision = delivery.config, delivery.decision
+    aliases = dict(delivered.standing.aliases)
+    record: dict[str, Any] = {
+        "model_name": config.model_name,
+        "version": delivered.version,
+        "uri": f"models:/{config.model_name}/{delivered.version}",
+        "run_id": delivered.run_id,
+        "decision": decision.facts["decision"],
+        "reason": decision.figures["reason"],
+        "audit_entry": delivered.entry,
+        "aliases": aliases,
+        "previous_champion": aliases.get(PREVIOUS),
+    }
+    write_json(partial.path / PROMOTION_FILE, record)
+    if delivery.page is not None:
+        (partial.path / PAGE_FILE).write_text(delivery.page, encoding="utf-8")
+    figures = {
+        "decision": decision.facts["decision"],
+        "model_name": config.model_name,
+        "model_version": delivered.version,
+        "mlflow_run_id": delivered.run_id,
+    }
+    return partial.commit(facts={"decision": decision.facts["decision"]}, figures=figures)
 
 
 def _load_lineage(
@@ -122,67 +154,3 @@ def _load_lineage(
         if children:
             lineage.insert(0, ancestor)
     return [manifest, *lineage]
-
-
-def _headline(decision: Artifact) -> dict[str, float]:
-    known = dict(flatten(decision.figures))
-    figures = {metric: known.get(name) for name, metric in _HEADLINE.items()}
-    return {
-        name: float(value) for name, value in figures.items() if isinstance(value, int | float) and math.isfinite(value)
-    }
-
-
-def _version_tags(decision: Artifact, lineage: Sequence[Artifact]) -> dict[str, str]:
-    tags = {f"mvqkd.{artifact.kind}": artifact.id for artifact in lineage}
-    tags |= {
-        TAG_DECISION: decision.id,
-        "mvqkd.decision": decision.facts["decision"],
-        "mvqkd.reason": decision.figures["reason"],
-        "mvqkd.test_set_sha256": decision.facts["test_set_sha256"],
-        "mvqkd.text_normalizer": decision.facts["text_normalizer"],
-        "mvqkd.wer": str(decision.figures.get("wer", "nan")),
-    }
-    if decision.git_sha:
-        tags[TAG_GIT_SHA] = decision.git_sha
-    return tags
-
-
-def _description(decision: Artifact, lineage: Sequence[Artifact]) -> str:
-    figures = decision.figures
-    wer = figures.get("wer")
-    bounds = figures.get("wer_interval_95")
-    interval = " (95 %: {:.1f} to {:.1f} %)".format(*(100 * bound for bound in bounds)) if bounds else ""
-    lines = [
-        f"**{decision.facts['decision']}**: {figures['reason']}",
-        "",
-        f"WER of the ONNX bundle: {'unknown' if wer is None else f'{100 * wer:.2f} %'}{interval} on "
-        f"{figures.get('test_utterances')} utterances of test set `{decision.facts['test_set_sha256'][:12]}`.",
-        "",
-        "| stage | artifact | id |",
-        "|---|---|---|",
-        *(f"| {artifact.stage} | {artifact.kind} | `{artifact.short_id}` |" for artifact in lineage),
-    ]
-    return "\n".join(lines)
-
-
-def _commit(
-    partial: PartialArtifact, config: PromoteConfig, decision: Artifact, run: LoggedRun, registration: Registration
-) -> Artifact:
-    record: dict[str, Any] = {
-        "model_name": config.model_name,
-        "version": registration.version,
-        "uri": f"models:/{config.model_name}/{registration.version}",
-        "run_id": run.run_id,
-        "decision": decision.facts["decision"],
-        "reason": decision.figures["reason"],
-        "aliases": dict(registration.aliases),
-        "previous_champion": registration.previous_champion,
-    }
-    write_json(partial.path / PROMOTION_FILE, record)
-    figures = {
-        "decision": decision.facts["decision"],
-        "model_name": config.model_name,
-        "model_version": registration.version,
-        "mlflow_run_id": run.run_id,
-    }
-    return partial.commit(facts={"decision": decision.facts["decision"]}, figures=figures)

@@ -13,17 +13,21 @@ from typing import Any
 from mvqkd.adapters.mlflow_store import (
     connect,
     import_mlflow,
-    redacted,
     registry_errors,
     registry_is_missing,
     registry_uri,
     tracking_uri,
 )
-from mvqkd.artifacts import ARTIFACT_FILE, load_artifact
+from mvqkd.adapters.registry_change import CHAMPION, PREVIOUS, standing, version_or_none
+from mvqkd.adapters.registry_files import LINEAGE_DIRECTORY, files_digest, verified_bundle
+from mvqkd.adapters.registry_log import SUFFIX
+from mvqkd.adapters.registry_text import quoted, require_model_name
+from mvqkd.adapters.run_records import TAG_BUNDLE as TAG_BUNDLE
+from mvqkd.artifacts import load_artifact
 from mvqkd.errors import ArtifactError, RegistryError
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-TAG_BUNDLE = "mvqkd.bundle_id"
+TAG_FILES = "mvqkd.files_sha256"
+TAG_LINEAGE = "mvqkd.lineage_sha256"
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -47,7 +51,29 @@ def champion_bundle(model_name: str) -> Path | None:
         return None
     client = connect()
     version = champion_version(client, model_name)
-    return None if version is None else _bundle_of(client, version)
+    return None if version is None else bundle_of(client, version)
+
+
+def registered_bundle(model_name: str, bundle_id: str) -> Path | None:
+    """Directory of the bundle with this content id, verified, whatever alias it has; None when none is registered.
+
+    Raises:
+        RegistryError: the registry cannot be reached, or the files are gone or not what was registered.
+        ArtifactError: the bundle does not verify.
+    """
+    if registry_is_missing():
+        return None
+    client = connect()
+    with registry_errors(f"looking up bundle {bundle_id[:12]} of {model_name}"):
+        found = versions_of(client, model_name, bundle_id)
+        version = client.get_model_version(model_name, str(found[0])) if found else None
+    return None if version is None else bundle_of(client, version)
+
+
+def versions_of(client: Any, model_name: str, bundle_id: str) -> list[int]:
+    """Numbers of the versions that hold this bundle, the first first; one, unless two were registering it at once."""
+    found = client.search_model_versions(f"name = {quoted(model_name)} and tags.`{TAG_BUNDLE}` = {quoted(bundle_id)}")
+    return sorted(int(row.version) for row in found)
 
 
 def resolve_bundle(uri_or_dir: str) -> Path:
@@ -59,87 +85,134 @@ def resolve_bundle(uri_or_dir: str) -> Path:
     """
     if not uri_or_dir.startswith("models:"):
         return load_artifact(Path(uri_or_dir), "onnx-bundle").path
-    match = _MODEL_URI.fullmatch(uri_or_dir)
+    client, version = find_version(uri_or_dir)
+    return bundle_of(client, version)
+
+
+def find_version(uri: str) -> tuple[Any, Any]:
+    """The client of the registry, and the version (an MLflow ModelVersion) that a ``models:/`` URI names.
+
+    Raises:
+        RegistryError: no such model, alias or version, or no registry there.
+    """
+    match = _MODEL_URI.fullmatch(uri)
     if match is None:
         raise RegistryError(
-            f"bundle {uri_or_dir}",
+            f"bundle {uri}",
             expected="models:/NAME@ALIAS or models:/NAME/VERSION",
-            got=uri_or_dir,
+            got=uri,
             next_step="for example models:/mvqkd-student@champion",
         )
+    name, alias, number = require_model_name(match["name"]), match["alias"], match["version"]
     if registry_is_missing():
         raise RegistryError(
-            f"bundle {uri_or_dir}",
+            f"bundle {uri}",
             expected="a model registry",
             got=f"no file {registry_uri().removeprefix('sqlite:///')}",
             next_step="run `mvqkd promote` here first, go to the directory with mlflow.db, or set MLFLOW_TRACKING_URI",
         )
     client = connect()
-    name, alias, number = match["name"], match["alias"], match["version"]
-    with registry_errors(f"looking up {uri_or_dir}"):
-        version = version_by_alias(client, name, alias) if alias else _version_by_number(client, name, number)
+    with registry_errors(f"looking up {uri}"):
+        version = version_by_alias(client, name, alias) if alias else version_or_none(client, name, number)
     if version is None:
         raise RegistryError(
-            f"bundle {uri_or_dir}",
+            f"bundle {uri}",
             expected="a registered version",
             got=_what_there_is(client, name),
             next_step="name one of these, or run `mvqkd promote` to register one",
         )
-    return _bundle_of(client, version)
+    return client, version
 
 
 def version_by_alias(client: Any, model_name: str, alias: str) -> Any | None:
-    """The version under an alias (an MLflow ModelVersion); None when model or alias does not exist."""
-    from mlflow.exceptions import MlflowException
+    """The version under an alias (an MLflow ModelVersion); None when model or alias does not exist.
 
-    try:
-        return client.get_model_version_by_alias(model_name, alias)
-    except MlflowException as error:
-        # A missing alias of a known model answers INVALID_PARAMETER_VALUE.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
-            raise
-        return None
-
-
-def _version_by_number(client: Any, model_name: str, number: str) -> Any | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version(model_name, number)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-            raise
-        return None
+    A promotion that is in the audit log counts, also where its author died before it moved the alias.
+    """
+    now = standing(client, require_model_name(model_name))
+    number = {CHAMPION: now.champion, PREVIOUS: now.previous}.get(alias, now.aliases.get(alias))
+    return None if number is None else version_or_none(client, model_name, number)
 
 
 def _what_there_is(client: Any, model_name: str) -> str:
     with registry_errors(f"listing {model_name}"):
         models = {model.name: model for model in client.search_registered_models(max_results=100)}
         if model_name not in models:
-            return f"models {', '.join(sorted(models))}" if models else "no registered models"
+            shown = sorted(name for name in models if not name.endswith(SUFFIX))
+            return f"models {', '.join(shown)}" if shown else "no registered models"
         versions = sorted(int(row.version) for row in client.search_model_versions(f"name = '{model_name}'"))
     aliases = ", ".join(f"{alias} = {number}" for alias, number in sorted(models[model_name].aliases.items()))
     return f"versions {', '.join(map(str, versions)) or 'none'}; aliases {aliases or 'none'}"
 
 
-def _bundle_of(client: Any, version: Any) -> Path:
+def bundle_of(client: Any, version: Any, *, afresh: bool = False) -> Path:
+    """Directory of a version's bundle, fetched where it is not on this machine, and verified.
+
+    Args:
+        afresh: do not use a copy that was fetched before: prove that the store gives back what was registered.
+    Raises:
+        RegistryError: the registry cannot be reached, or the files are gone or not what was registered.
+        ArtifactError: the bundle does not verify.
+    """
     label = f"{version.name} version {version.version}"
-    registered = version.tags.get(TAG_BUNDLE)
     with registry_errors(f"fetching {label}"):
         location = client.get_model_version_download_uri(version.name, str(version.version))
-    if "://" not in location.removeprefix("file://") and ":/" not in location.removeprefix("file://"):
-        return _verified(Path(location.removeprefix("file://")), label, registered)
-    return _downloaded(version, label, registered)
+    if _is_here(location):
+        return _verified(Path(location.removeprefix("file://")), version, label)
+    return _downloaded(version, label, afresh)
 
 
-def _downloaded(version: Any, label: str, registered: str | None) -> Path:
+def lineage_of(client: Any, version: Any, scratch: Path) -> Path:
+    """Directory with a version's params.yaml and lineage.json, fetched to ``scratch`` if need be, and verified.
+
+    Raises:
+        RegistryError: the version has none, or other ones than were registered.
+    """
+    label = f"{version.name} version {version.version}"
+    registered = version.tags.get(TAG_LINEAGE)
+    if registered is None:
+        raise RegistryError(
+            f"{label}, what it was made from",
+            expected=f"the tag {TAG_LINEAGE}",
+            got="none",
+            next_step="register it again with `mvqkd promote` of this version of mvqkd",
+        )
+    with registry_errors(f"fetching what {label} was made from"):
+        location = client.get_model_version_download_uri(version.name, str(version.version))
+        directory = Path(location.removeprefix("file://")) / LINEAGE_DIRECTORY
+        if not _is_here(location):
+            fetched = import_mlflow().artifacts.download_artifacts(
+                artifact_uri=f"models:/{version.name}/{version.version}/{LINEAGE_DIRECTORY}",
+                dst_path=str(scratch),
+                tracking_uri=tracking_uri(),
+                registry_uri=registry_uri(),
+            )
+            directory = Path(fetched)
+    found = files_digest(directory) if directory.is_dir() else "none"
+    if found != registered:
+        raise RegistryError(
+            f"{label}, what it was made from",
+            expected=f"files {registered[:12]} as its tag states",
+            got=f"files {found[:12]}",
+            next_step="do not use it; find out who changed the files, and register the bundle again",
+        )
+    return directory
+
+
+def _is_here(location: str) -> bool:
+    path = location.removeprefix("file://")
+    return "://" not in path and ":/" not in path
+
+
+def _downloaded(version: Any, label: str, afresh: bool) -> Path:
     """Fetch a remote version into the user's cache; a verified copy is used again."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvqkd" / "models"
+    registered = version.tags.get(TAG_BUNDLE)
     target = cache / registered if registered and re.fullmatch(r"[0-9a-f]{64}", registered) else None
-    if target is not None and target.is_dir():
+    if target is not None and target.is_dir() and not afresh:
         try:
-            return _verified(target, label, registered)
-        except ArtifactError:
+            return _intact(target, registered)
+        except (ArtifactError, RegistryError):
             shutil.rmtree(target)  # a damaged copy of what can be fetched again
     cache.mkdir(parents=True, exist_ok=True)
     mlflow = import_mlflow()
@@ -151,29 +224,18 @@ def _downloaded(version: Any, label: str, registered: str | None) -> Path:
                 tracking_uri=tracking_uri(),
                 registry_uri=registry_uri(),
             )
-        bundle = _verified(Path(scratch), label, registered)
+        bundle = _verified(Path(scratch), version, label)
         target = target or cache / load_artifact(bundle, verify="size").id
         # Another process may have put the same bytes there meanwhile.
         with contextlib.suppress(OSError):
             bundle.rename(target)
-    return _verified(target, label, registered)
+    return _intact(target, registered)
 
 
-def _verified(directory: Path, label: str, registered: str | None) -> Path:
-    for manifest in (directory / ARTIFACT_FILE, *sorted(directory.glob(f"artifacts/*/{ARTIFACT_FILE}"))):
-        if manifest.is_file():
-            bundle = load_artifact(manifest.parent, "onnx-bundle")
-            if registered not in (None, bundle.id):
-                raise RegistryError(
-                    label,
-                    expected=f"bundle {str(registered)[:12]} as its tag states",
-                    got=f"bundle {bundle.short_id} in {redacted(str(directory))}",
-                    next_step="do not use it; find out who changed the files, and register the bundle again",
-                )
-            return bundle.path
-    raise RegistryError(
-        label,
-        expected=f"its bundle below {redacted(str(directory))}",
-        got="no bundle" if directory.is_dir() else "no such directory",
-        next_step="restore the artifacts directory of the store, or delete that version in `mvqkd ui` and run it again",
-    )
+def _verified(directory: Path, version: Any, label: str) -> Path:
+    return verified_bundle(directory, label, bundle_id=version.tags.get(TAG_BUNDLE), digest=version.tags.get(TAG_FILES))
+
+
+def _intact(directory: Path, registered: str | None) -> Path:
+    """The cached bundle, every byte of it as registered."""
+    return verified_bundle(directory, f"copy {directory}", bundle_id=registered, digest=None)

@@ -21,6 +21,14 @@ TOOLS: dict[str, tuple[str, str]] = {
     "merge-ci": ("mvqkd.cli.merge_ci", "join the parts that several ranks of encode-ci have written"),
     "push": ("mvqkd.cli.push", "upload an artifact to a DVC remote and print its id there"),
     "pull": ("mvqkd.cli.pull", "download an artifact from a DVC remote by that id, verified; needs no git"),
+    "report": ("mvqkd.cli.report", "write everything about a run on one HTML page that needs no network"),
+    "monitor": ("mvqkd.cli.monitor", "compare new audio with what the quantizer was fitted on; exit code 3 is drift"),
+    "approve": ("mvqkd.cli.approve", "make a registered version champion on a reviewer's word"),
+    "reject": ("mvqkd.cli.reject", "bar a registered version from becoming champion"),
+    "rollback": ("mvqkd.cli.rollback", "make the champion before this one champion again"),
+    "history": ("mvqkd.cli.history", "show who changed a registered model, when and why"),
+    "reproduce": ("mvqkd.cli.reproduce", "print how a registered version was made, or make it again and compare"),
+    "sync": ("mvqkd.cli.sync", "deliver to MLflow what waits since it could not be reached"),
     "summary": ("mvqkd.cli.summary", "collect the figures of all stages into artifacts/summary.json and a table"),
     "pipeline": ("mvqkd.cli.pipeline", "compile, submit, schedule and watch the Kubeflow pipeline (extra kfp)"),
     "demo": ("mvqkd.cli.demo", "run every stage that is out of date (dvc repro), then the summary"),
@@ -36,7 +44,8 @@ def run(arguments: Sequence[str]) -> int:
     """Parse and carry out one command.
 
     Returns:
-        0 done, 1 a problem that the user can act on (one line on stderr), 2 wrong usage, 3 see ``gate --strict``.
+        0 done, 1 a problem that the user can act on (one line on stderr), 2 wrong usage; 3: see
+        ``gate --strict`` and ``monitor``.
     """
     parser = build_parser(arguments[0] if arguments else None)
     parsed = parser.parse_args(arguments)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
+from mvqkd.cli.params import model_name, params_file
 from mvqkd.config import Section, field_names, literal_choices, load_section
 from mvqkd.stages import Stage
 from mvqkd.train.preemption import STOPPED_EXIT_CODE, TrainingStopped
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mvqkd.artifacts import Artifact
 
 _TRAIN = "train-student"
-DEFAULT_PARAMS_FILE = Path("params.yaml")
 EXIT_REJECTED = 3
 
 
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser, stage: Stage) -> None:
 
 def run(arguments: argparse.Namespace, stage: Stage) -> int:
     """Carry out the stage and print its one-line result."""
-    config = load_section(stage.config_model, _params_file(arguments.params), _overrides(arguments, stage.config_model))
+    config = load_section(stage.config_model, params_file(arguments.params), _overrides(arguments, stage.config_model))
     root: Path = arguments.artifacts_dir
     inputs: dict[str, Path] = {}
     for item in stage.inputs:
@@ -134,15 +134,8 @@ def _champion(choice: str, params: Path | None) -> Path | None:
     if choice != "registry":
         return Path(choice)
     from mvqkd.adapters.registry import champion_bundle
-    from mvqkd.config import PromoteConfig
 
-    return champion_bundle(load_section(PromoteConfig, _params_file(params)).model_name)
-
-
-def _params_file(given: Path | None) -> Path | None:
-    if given is not None:
-        return given
-    return DEFAULT_PARAMS_FILE if DEFAULT_PARAMS_FILE.is_file() else None
+    return champion_bundle(model_name(params))
 
 
 def _add_fields(parser: argparse.ArgumentParser, title: str, model: type[Section]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvqkd.cli.argument_types import positive_int
+from mvqkd.cli.params import model_name
 from mvqkd.cli.transcribe_input import STDIN, Source, find_audio
 from mvqkd.errors import MvqkdError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from mvqkd.cli.transcribe_output import Output
     from mvqkd.decode.transcript import Transcript
 
-_DEFAULT_PARAMS = Path("params.yaml")
 _PCM_FORMATS = ("s16le", "s16be", "s32le", "f32le", "u8")
 _EXIT_SOME_FAILED = 1
 
@@ -115,10 +115,7 @@ def find_bundle(bundle: str | None, params: Path | None) -> Path:
         RegistryError: no registry, model or alias of that name.
     """
     if bundle is None:
-        from mvqkd.config import PromoteConfig, load_section
-
-        file = params or (_DEFAULT_PARAMS if _DEFAULT_PARAMS.is_file() else None)
-        bundle = f"models:/{load_section(PromoteConfig, file).model_name}@champion"
+        bundle = f"models:/{model_name(params)}@champion"
     from mvqkd.adapters.registry import resolve_bundle
 
     return resolve_bundle(bundle)

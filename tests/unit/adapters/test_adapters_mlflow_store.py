@@ -92,3 +92,79 @@ def test_malformed_model_uris(uri: str) -> None:
 def test_model_uri_without_a_registry_says_how_to_get_one() -> None:
     with pytest.raises(RegistryError, match=r"no file .*mlflow\.db; run `mvqkd promote`"):
         resolve_bundle("models:/mvqkd-student@champion")
+
+
+@pytest.mark.parametrize(
+    ("said", "gist"),
+    [
+        (
+            "API request to http://h/api/x failed with exception HTTPConnectionPool(host='h', port=5): Max retries "
+            "exceeded with url: /api/x?y=1 (Caused by NewConnectionError(\"HTTPConnection(host='h', port=5): Failed to "
+            'establish a new connection: [Errno 111] Connection refused"))',
+            "none to /api/x: [Errno 111] Connection refused",
+        ),
+        (
+            "HTTPConnectionPool(host='h', port=5): Max retries exceeded with url: /api/x (Caused by ReadTimeoutError("
+            "\"HTTPConnectionPool(host='h', port=5): Read timed out. (read timeout=1)\"))",
+            "none to /api/x: Read timed out. (read timeout=1)",
+        ),
+        (
+            "Max retries exceeded with url: /api/2.0/mlflow-artifacts/artifacts/1/m (Caused by ResponseError('too many "
+            "500 error responses'))",
+            "none to /api/2.0/mlflow-artifacts/artifacts/1/m: too many 500 error responses",
+        ),
+        (
+            "Max retries exceeded with url: /api/x (Caused by ProtocolError('Connection aborted.', "
+            "ConnectionResetError(104, 'Connection reset by peer')))",
+            "none to /api/x: Connection reset by peer",
+        ),
+        ("something else: entirely", "something else: entirely"),
+    ],
+)
+def test_of_a_failed_request_the_path_and_the_cause_are_told(said: str, gist: str) -> None:
+    with pytest.raises(store.StoreError) as caught, store.registry_errors("asking"):
+        raise OSError(said)
+    assert caught.value.got == gist
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("failed with error code 401 != 200. Response body: 'You are not authenticated.", "MLFLOW_TRACKING_PASSWORD"),
+        ("failed with error code 403 != 200. Response body: 'Permission denied'", "EDIT on the experiment"),
+        ("url: /api/2.0/mlflow-artifacts/artifacts/1 failed with error code 500", "keys and bucket of its file store"),
+        ("Connection refused", "check MLFLOW_TRACKING_URI and its credentials"),
+    ],
+)
+def test_advice_fits_the_fault(said: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    with pytest.raises(store.StoreError) as caught, store.registry_errors("asking"):
+        raise OSError(said)
+    assert advice in caught.value.next_step
+
+
+def test_a_busy_store_is_asked_again_and_others_faults_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    store.import_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST, TEMPORARILY_UNAVAILABLE
+
+    monkeypatch.setattr(store.time, "sleep", lambda _pause_s: None)
+    calls: list[str] = []
+
+    def fails(message: str, code: int, times: int) -> str:
+        calls.append(message)
+        if len(calls) <= times:
+            raise MlflowException(message, code)
+        return "answer"
+
+    assert store._patiently(fails, "database is locked", TEMPORARILY_UNAVAILABLE, 30) == "answer"
+    calls.clear()
+    assert store._patiently(fails, "(sqlite3.IntegrityError) UNIQUE constraint failed", BAD_REQUEST, 5) == "answer"
+    calls.clear()
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        store._patiently(fails, "(sqlite3.IntegrityError) UNIQUE constraint failed", BAD_REQUEST, 99)
+    assert len(calls) == 6
+    calls.clear()
+    with pytest.raises(MlflowException, match="no such column"):
+        store._patiently(fails, "no such column", BAD_REQUEST, 1)
+    assert len(calls) == 1

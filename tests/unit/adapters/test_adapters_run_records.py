@@ -90,3 +90,38 @@ def test_tags_identify_the_artifact(lineage: Lineage, tmp_path: Path) -> None:
     assert tags["mvqkd.uri"] == lineage.bundle.path.as_uri()
     assert all(isinstance(value, str) for value in tags.values())
     assert records.source_tags(dataclasses.replace(lineage.bundle, git_sha="abc"))[records.TAG_GIT_SHA] == "abc"
+
+
+def test_rows_with_steps_become_curves(lineage: Lineage) -> None:
+    rows = [{"phase": 1, "step": 50, "relative_error": 0.5}, {"phase": 2, "step": 50, "relative_error": 0.4}]
+    quantizer = dataclasses.replace(lineage.quantizer, figures={"error_curve": [*rows, {"no": "step"}, "text"]})
+    curve = [metric for metric in records.figures(quantizer) if metric.key == "error_curve.relative_error"]
+    assert [(metric.step, metric.value) for metric in curve] == [(0, 0.5), (1, 0.4)]
+
+
+def test_names_that_lead_elsewhere_are_made_harmless(lineage: Lineage) -> None:
+    odd = {"../../etc": 1.0, "a/../b": 2.0, "rows": {"x\n(y)": {"wer": 0.5}}}
+    names = [metric.key for metric in records.figures(dataclasses.replace(lineage.wer_report, figures=odd))]
+    assert names == ["wall_s", "_/_/etc", "a/_/b", "rows.x__y_.wer"]
+    tags = records.identity_tags(dataclasses.replace(lineage.data, facts={"../x": "two\nlines", "y": {"a": 1}}))
+    assert tags["fact._/x"] == "two lines"
+
+
+def test_versions_and_the_section_s_digest_are_tags(lineage: Lineage) -> None:
+    tags = records.identity_tags(lineage.student, "s3://bucket/student")
+    assert tags["mvqkd.uri"] == "s3://bucket/student"
+    assert tags["mvqkd.config_sha256"] == lineage.student.config_hash
+    assert tags["mvqkd.version.torch"] == lineage.student.versions["torch"]
+
+
+def test_only_small_reports_at_the_top_are_copied(lineage: Lineage) -> None:
+    def listed(name: str, size: int) -> bool:
+        files = {name: {"sha256": "", "size_bytes": size}}
+        return records.is_report(dataclasses.replace(lineage.bundle, files=files), name)
+
+    assert listed("report.json", 10)
+    assert not listed("report.json", records.MAX_REPORT_BYTES + 1)
+    assert not listed("../../etc/passwd.json", 10)
+    assert not listed("offline/config.json", 10)
+    assert not listed("encoder.onnx", 10)
+    assert records.is_report(lineage.bundle, "artifact.json")
