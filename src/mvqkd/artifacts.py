@@ -53,6 +53,7 @@ class Artifact:
     ``files`` maps a relative path to {"sha256", "size_bytes"}; ``parents`` maps a kind to an artifact id;
     ``figures`` holds the stage's measured numbers, for people and dashboards; ``facts`` holds what the next
     stages need to know (rates, dimensions, teacher id). Facts are part of the id, figures are not.
+    ``wall_s`` is the stage's time, with all runs that it took; ``usage`` what its last process took of the machine.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Artifact:
     versions: Mapping[str, str] = field(default_factory=dict)
     created_utc: str = ""
     wall_s: float = 0.0
+    usage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def short_id(self) -> str:
@@ -219,6 +221,7 @@ class PartialArtifact:
             "versions": _library_versions(),
             "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": wall_s,
+            "usage": _usage(),
         }
         write_json(self.path / ARTIFACT_FILE, record)
         for path in self.path.rglob("*"):
@@ -345,6 +348,15 @@ def _fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _usage() -> dict[str, float]:
+    """What this process and the children it has waited for have taken of the machine; memory is the largest's."""
+    import resource
+
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = sum(of.ru_utime + of.ru_stime for of in (own, children))
+    return {"cpu_s": round(cpu_s, 1), "peak_memory_bytes": 1024 * max(own.ru_maxrss, children.ru_maxrss)}
 
 
 def _git_sha() -> str | None:

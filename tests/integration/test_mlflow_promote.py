@@ -294,6 +294,26 @@ def test_registered_files_that_changed_are_refused(store: Path) -> None:
         champion_bundle(MODEL)
 
 
+def test_artifacts_that_are_links(tmp_path: Path, store: Path) -> None:
+    """DVC with ``cache.type symlink`` leaves files that are links; a person may link whole directories."""
+    lineage = make_lineage(tmp_path / "kept")
+    for artifact in (lineage.bundle, lineage.wer_report, lineage.student):
+        linked = tmp_path / "artifacts" / artifact.path.name
+        linked.mkdir(parents=True)
+        for path in artifact.path.iterdir():
+            (linked / path.name).symlink_to(path)
+    whole = tmp_path / "artifacts" / "data"
+    whole.symlink_to(lineage.data.path)
+    bundle = tmp_path / "artifacts" / lineage.bundle.path.name
+    elsewhere = tmp_path / "bundle"
+    elsewhere.symlink_to(bundle)
+    judge(lineage)
+    publish(lineage, data=whole, bundle=elsewhere, student=tmp_path / "artifacts" / lineage.student.path.name)
+    found = resolve_bundle(f"models:/{MODEL}@champion")
+    assert load_artifact(found).id == lineage.bundle.id
+    assert not any(path.is_symlink() for path in found.rglob("*"))
+
+
 def test_odd_directory_names(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "it's a # 100% odd ünit"
     here.mkdir()

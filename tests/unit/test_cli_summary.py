@@ -98,7 +98,7 @@ def test_wall_time_counts_from_when_the_run_began(lineage: Lineage, capsys: pyte
     assert "time        10 min 0" in shown
 
 
-def test_table_is_aligned_and_ends_with_three_commands(lineage: Lineage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_is_aligned_and_ends_with_commands(lineage: Lineage, capsys: pytest.CaptureFixture[str]) -> None:
     _, shown = summary(capsys)
     lines = shown.splitlines()
     assert "student     1,234,567 parameters, objective mvq" in lines
@@ -109,7 +109,7 @@ def test_table_is_aligned_and_ends_with_three_commands(lineage: Lineage, capsys:
     table = lines[: next(i for i, line in enumerate(lines) if line.startswith("All figures"))]
     assert all(line[10:12] == "  " and line[12] != " " for line in table)
     assert max(map(len, table)) <= 110
-    assert [line.split()[1] for line in lines[-3:]] == ["transcribe", "ui", "inspect"]
+    assert [line.split()[1] for line in lines[-4:]] == ["transcribe", "report", "ui", "inspect"]
 
 
 def test_commands_name_a_real_test_recording(lineage: Lineage, capsys: pytest.CaptureFixture[str]) -> None:

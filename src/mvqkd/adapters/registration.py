@@ -8,6 +8,7 @@ here: see registry_change.py.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,16 +114,19 @@ def save_version(bundle: Artifact, directory: Path, model: Any = None, run_id: s
     if model is not None:
         ids = {"artifact_path": model.artifact_location, "model_uuid": model.model_id, "model_id": model.model_id}
     described = Model(run_id=run_id, **ids)
-    mlflow.pyfunc.save_model(
-        path=str(directory),
-        python_model=str(Path(__file__).with_name(CODE_FILE)),
-        artifacts={"bundle": str(bundle.path.absolute())},
-        pip_requirements=_requirements(),
-        # Paths and samples may be mixed, which MLflow's types cannot say.
-        signature=ModelSignature(inputs=Schema([ColSpec(AnyType())]), outputs=Schema([ColSpec("string")])),
-        input_example=[[0.0] * _EXAMPLE_SAMPLES],
-        mlflow_model=described,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        # MLflow refuses links, which DVC may leave in place of an artifact's files.
+        files = shutil.copytree(bundle.path, Path(scratch) / "bundle")
+        mlflow.pyfunc.save_model(
+            path=str(directory),
+            python_model=str(Path(__file__).with_name(CODE_FILE)),
+            artifacts={"bundle": str(files)},
+            pip_requirements=_requirements(),
+            # Paths and samples may be mixed, which MLflow's types cannot say.
+            signature=ModelSignature(inputs=Schema([ColSpec(AnyType())]), outputs=Schema([ColSpec("string")])),
+            input_example=[[0.0] * _EXAMPLE_SAMPLES],
+            mlflow_model=described,
+        )
     # Where the files lay on this machine concerns nobody who downloads them.
     flavor = described.flavors["python_function"]
     flavor["model_code_path"] = CODE_FILE

@@ -13,7 +13,7 @@ from typing import Any
 from mvqkd.adapters.lineage_record import Delivery, params_digest, size_bytes
 from mvqkd.adapters.registry_text import one_line, plain
 from mvqkd.adapters.run_records import TAG_GIT_SHA
-from mvqkd.adapters.tracking import TAG_DECISION
+from mvqkd.adapters.tracking import PAGE_FILE, TAG_DECISION
 from mvqkd.artifacts import Artifact
 from mvqkd.promotion.stage import DECISION_FILE
 
@@ -106,6 +106,8 @@ def _figures(decision: Artifact) -> list[str]:
         f"`{plain(decision.facts['test_set_sha256'])[:12]}`, texts normalised by "
         f"`{plain(decision.facts['text_normalizer'])}`"
         + (f", {rtf:.4f} s of computing a second of audio." if isinstance(rtf, float) else "."),
+        "",
+        f"The whole run on one page, with its worst utterances to listen to: `{PAGE_FILE}` in the source run's files.",
     ]
 
 
@@ -184,7 +186,7 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(rows) < len(shown):
         lines += ["", f"{len(shown) - len(rows)} more in decision.json of the run."]
     if skipped:
-        lines += ["", f"Did not apply: {', '.join(skipped)[:300]}."]
+        lines += ["", f"Did not apply: {'; '.join(skipped)[:300]}."]
     return lines
 
 

@@ -26,6 +26,11 @@ HISTORY_FILE = "history.jsonl"
 MAX_REPORT_BYTES = 256 * 1024
 _MAX_TAG_CHARACTERS = 4000
 _DIGEST_CHARACTERS = 32  # MLflow keeps 36 at most
+# What the stage's process took of the machine, under names that MLflow's pages show as metrics of the system.
+_USAGE = (
+    ("cpu_s", "system/process_cpu_seconds", 1.0),
+    ("peak_memory_bytes", "system/process_peak_memory_megabytes", 1e6),
+)
 
 
 def start_ms(artifact: Artifact) -> int:
@@ -64,6 +69,9 @@ def figures(artifact: Artifact) -> Iterator[Any]:
 
     end = end_ms(artifact)
     yield Metric("wall_s", artifact.wall_s, end, 0)
+    for name, metric, unit in _USAGE:
+        if name in artifact.usage:
+            yield Metric(metric, artifact.usage[name] / unit, end, 0)
     for name, value in flatten(artifact.figures):
         if "interval" in name and isinstance(value, list) and len(value) == 2:
             yield Metric(path_name(f"{name}.low"), float(value[0]), end, 0)

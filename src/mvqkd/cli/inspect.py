@@ -45,6 +45,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "stage": artifact.stage,
         "created_utc": artifact.created_utc,
         "wall_s": artifact.wall_s,
+        "usage": dict(artifact.usage),
         "git_sha": artifact.git_sha,
         "num_files": len(sizes),
         "size_bytes": sum(sizes),
@@ -85,7 +86,8 @@ def _lines(description: Mapping[str, Any]) -> Iterator[str]:
     yield f"{description['kind']} {description['id'][:12]} in {description['path']}"
     git_sha = description["git_sha"]
     made = [
-        f"by {description['stage']} in {description['wall_s']:.1f} s",
+        f"by {description['stage']} in {description['wall_s']:.1f} s"
+        + (f" with {_bytes(peak)} of memory" if (peak := description["usage"].get("peak_memory_bytes")) else ""),
         f"mvqkd {description['versions'].get('mvqkd', '?')}" + (f" at {git_sha[:12]}" if git_sha else ""),
         description["created_utc"],
     ]

@@ -185,12 +185,12 @@ def stale_notes(artifacts: Mapping[str, Artifact]) -> Iterator[str]:
 
 
 def next_commands(root: Path, artifacts: Mapping[str, Artifact], summary: Mapping[str, Any]) -> list[str]:
-    """Three commands that work as they are printed."""
+    """Commands that work as they are printed."""
     program = _program()
     audio = _test_audio(artifacts.get("prepare-data")) or "FILE.wav"
     bundle = "" if summary["decision"] == "promote" else f" --bundle {root / 'bundle'}"
     ui = "make ui" if Path("Makefile").is_file() else f"{program} ui"
-    return [f"{program} transcribe{bundle} {audio}", ui, f"{program} inspect {root / 'bundle'}"]
+    return [f"{program} transcribe{bundle} {audio}", f"{program} report", ui, f"{program} inspect {root / 'bundle'}"]
 
 
 def _parts(artifacts: Mapping[str, Artifact], stage: str) -> dict[str, Any]:

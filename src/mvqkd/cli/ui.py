@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"starting MLflow on {redacted(uri)} ...", flush=True)
     try:
         with serve(uri, arguments.port) as server:
-            print(f"MLflow is at {server.url} (Ctrl-C ends it)", flush=True)
+            print(f"MLflow is at {server.url} (Ctrl-C ends it); versions: {server.url}/#/models", flush=True)
             return server.wait()
     except KeyboardInterrupt:
         print("MLflow has ended")

@@ -14,7 +14,7 @@ import yaml
 from mvqkd.adapters.mlflow_store import import_mlflow
 from mvqkd.adapters.registration import save_version
 from mvqkd.adapters.registry_files import CODE_FILE, LINEAGE_DIRECTORY, files_digest, verified_bundle
-from mvqkd.artifacts import Artifact
+from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.errors import ArtifactCorruptError, MvqkdError, RegistryError
 from mvqkd.testing.tones import make_tone_bundle
 
@@ -57,6 +57,15 @@ def test_what_was_registered_passes(version: Path, saved: tuple[Artifact, Path])
 
 def test_a_bundle_alone_passes(saved: tuple[Artifact, Path]) -> None:
     assert verified_bundle(saved[0].path, "model 1", bundle_id=saved[0].id, digest=None) == saved[0].path
+
+
+def test_links_are_followed_on_the_way_in(saved: tuple[Artifact, Path], tmp_path: Path) -> None:
+    bundle = saved[0]
+    shutil.copytree(bundle.path, tmp_path / "bundle", copy_function=os.symlink)
+    (tmp_path / "linked").symlink_to(tmp_path / "bundle")
+    save_version(load_artifact(tmp_path / "linked"), tmp_path / "version")
+    assert check(tmp_path / "version", saved) == tmp_path / "version" / "artifacts" / "bundle"
+    assert not any(path.is_symlink() for path in (tmp_path / "version").rglob("*"))
 
 
 def test_it_says_nothing_of_the_machine_that_registered_it(saved: tuple[Artifact, Path]) -> None:

@@ -49,8 +49,18 @@ def test_lists_of_figures_become_curves_and_texts_do_not_become_metrics(lineage:
         lineage.quantizer, figures={"entropy": [5.0, 6.0], "relative_error": 0.3, "note": "x", "ok": True, "a(b)": 1}
     )
     metrics = [(metric.key, metric.value, metric.step) for metric in records.figures(quantizer)]
-    assert metrics[1:] == [("entropy", 5.0, 0), ("entropy", 6.0, 1), ("relative_error", 0.3, 0), ("a_b_", 1.0, 0)]
-    assert metrics[0][0] == "wall_s"
+    measured = [row for row in metrics if not row[0].startswith("system/")]
+    assert measured[1:] == [("entropy", 5.0, 0), ("entropy", 6.0, 1), ("relative_error", 0.3, 0), ("a_b_", 1.0, 0)]
+    assert measured[0][0] == "wall_s"
+
+
+def test_what_a_stage_took_of_the_machine(lineage: Lineage) -> None:
+    metrics = {metric.key: metric.value for metric in records.figures(lineage.student)}
+    assert 0 < metrics["system/process_cpu_seconds"] < 1e5
+    assert 20 < metrics["system/process_peak_memory_megabytes"] < 1e5
+    # Artifacts of earlier versions do not say.
+    earlier = dataclasses.replace(lineage.student, usage={})
+    assert not any(metric.key.startswith("system/") for metric in records.figures(earlier))
 
 
 def test_an_interval_becomes_its_two_bounds(lineage: Lineage) -> None:
@@ -101,7 +111,8 @@ def test_rows_with_steps_become_curves(lineage: Lineage) -> None:
 
 def test_names_that_lead_elsewhere_are_made_harmless(lineage: Lineage) -> None:
     odd = {"../../etc": 1.0, "a/../b": 2.0, "rows": {"x\n(y)": {"wer": 0.5}}}
-    names = [metric.key for metric in records.figures(dataclasses.replace(lineage.wer_report, figures=odd))]
+    named = dataclasses.replace(lineage.wer_report, figures=odd, usage={})
+    names = [metric.key for metric in records.figures(named)]
     assert names == ["wall_s", "_/_/etc", "a/_/b", "rows.x__y_.wer"]
     tags = records.identity_tags(dataclasses.replace(lineage.data, facts={"../x": "two\nlines", "y": {"a": 1}}))
     assert tags["fact._/x"] == "two lines"
