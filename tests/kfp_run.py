@@ -12,6 +12,7 @@ from typing import Any
 from kfp import local
 
 from mvqkd.artifacts import Artifact, load_artifact
+from mvqkd.promotion.stage import REPORTS_DIRECTORY
 from pipelines.distill import distill_on
 from tests.pipeline_budget import tiny_cluster
 
@@ -35,7 +36,8 @@ def run_pipeline(root: Path, sections: Mapping[str, Mapping[str, Any]], **parame
     (run,) = set(root.glob("*")) - before
     found: Artifacts = {}
     for manifest in sorted(run.rglob("artifact.json")):
-        if not any(part.startswith(".") for part in manifest.relative_to(run).parts):
+        # Reports within a decision are copies.
+        if not any(part.startswith(".") or part == REPORTS_DIRECTORY for part in manifest.relative_to(run).parts):
             artifact = load_artifact(manifest.parent)
             found.setdefault(artifact.kind, []).append(artifact)
     return found

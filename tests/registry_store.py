@@ -7,6 +7,7 @@ import functools
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def embedded_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "mlflow.db"
 
 
-def judge(lineage: Lineage, *, champion: Path | None = None, **config: Any) -> Artifact:
+def judge(
+    lineage: Lineage, *, champion: Path | None = None, other_reports: Sequence[Path] = (), **config: Any
+) -> Artifact:
     """Run the gate."""
     return gate(
         GateConfig(**config),
@@ -54,6 +57,7 @@ def judge(lineage: Lineage, *, champion: Path | None = None, **config: Any) -> A
         wer_report=lineage.wer_report.path,
         quantizer=lineage.quantizer.path,
         champion=champion,
+        other_reports=other_reports,
         out=lineage.root / "decision",
     )
 

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from mvqkd.adapters.mlflow_store import connect, import_mlflow
-from mvqkd.adapters.registry import champion_bundle, resolve_bundle
+from mvqkd.adapters.registry import champion_bundle, champion_to_beat, resolve_bundle
 from mvqkd.adapters.registry_change import TAG_PREVIOUS_CHAMPION
 from mvqkd.adapters.run_records import TAG_ID
-from mvqkd.artifacts import load_artifact
+from mvqkd.artifacts import Artifact, load_artifact
+from mvqkd.cli.main import run
 from mvqkd.config import GateConfig
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, RegistryError
 from mvqkd.promotion.stage import gate
-from mvqkd.testing.lineage import make_lineage
+from mvqkd.testing.lineage import Lineage, make_lineage
+from tests.further_report import further
 from tests.registry_store import MODEL, embedded_store, judge, publish
 
 
@@ -179,6 +181,34 @@ def test_better_challenger_takes_over_and_the_old_champion_is_kept(store: Path) 
     assert "not at hand" not in page
     publish(new)
     assert (new.root / "promotion" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_a_further_test_set_is_compared_with_what_the_champion_s_version_carries(store: Path) -> None:
+    def judged(lineage: Lineage, far: float) -> Artifact:
+        with champion_to_beat(MODEL) as (champion, reports):
+            others = [further(lineage, far), *reports]
+            return judge(lineage, champion=champion, other_reports=others)
+
+    old = make_lineage(store.parent / "old", wer=0.30, variant="old")
+    judged(old, 0.40)
+    assert publish(old)["decision"] == "promote"
+    champion = champion_bundle(MODEL)
+    assert champion is not None, "files of further reports belong to the version"
+    # Without being given the champion's report: it comes from the registry.
+    new = make_lineage(store.parent / "new", wer=0.20, variant="new")
+    decision = judged(new, 0.42)
+    assert decision.figures["reason"].startswith("not worse, far: 42.00 % is worse than the champion's 40.00 %")
+    assert publish(new)["decision"] == "reject"
+    # The command does the same.
+    far = str(further(new, 0.41))
+    assert run(["gate", "--artifacts-dir", str(new.root), "--other-report", far]) == 0
+    reason = load_artifact(new.root / "decision").figures["reason"]
+    assert reason.startswith("not worse, far: 41.00 % is worse than the champion's 40.00 %")
+    # One byte of such a report is noticed like any other.
+    (file,) = champion.parents[1].glob("lineage/reports/*/wer.json")
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(RegistryError, match="as its tag states"), champion_to_beat(MODEL):
+        pass
 
 
 def test_page_goes_without_a_champion_that_is_damaged(store: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -137,22 +137,24 @@ def run_gate(
             gathered here, but not inside the branches that follow.
         page: gets the decision as an HTML page.
     """
-    from mvqkd.adapters.registry import champion_bundle
+    from mvqkd.adapters.registry import champion_to_beat
     from mvqkd.promotion.page import decision_page
     from mvqkd.promotion.stage import gate
 
     paths = _checked({"bundle": bundle, "quantizer": quantizer})
     _require_ids(wer_reports, wer_report_ids)
     report, others = _report_of_record(paths["bundle"], [Path(report.path) for report in wer_reports])
-    artifact = gate(
-        section_from_json(GateConfig, config),
-        bundle=paths["bundle"],
-        wer_report=report,
-        other_reports=others,
-        quantizer=paths.get("quantizer"),
-        champion=champion_bundle(section_from_json(PromoteConfig, promote_config).model_name),
-        out=Path(output.path),
-    )
+    model_name = section_from_json(PromoteConfig, promote_config).model_name
+    with champion_to_beat(model_name) as (champion, champions):
+        artifact = gate(
+            section_from_json(GateConfig, config),
+            bundle=paths["bundle"],
+            wer_report=report,
+            other_reports=[*others, *champions],
+            quantizer=paths.get("quantizer"),
+            champion=champion,
+            out=Path(output.path),
+        )
     shutil.copytree(report, record.path)
     recorded(load_artifact(record.path, "wer-report"), record, None)
     Path(page.path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 """What it takes to make a student again, as two files that travel with its version: params.yaml and lineage.json.
+Beside them lie its wer-reports on further test sets, by which later challengers are compared with it.
 
 All of it stands in the artifacts already: every artifact.json has its stage's section, git SHA, library versions and
 parents. DVC's ids are added, by which `mvqkd pull` gets an artifact's bytes from a remote.
@@ -6,6 +7,7 @@ parents. DVC's ids are added, by which `mvqkd pull` gets an artifact's bytes fro
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from mvqkd.adapters.dvc_identity import directory_md5
 from mvqkd.adapters.run_records import reference
 from mvqkd.artifacts import Artifact, atomic_open, content_hash, write_json
 from mvqkd.config import PromoteConfig
+from mvqkd.promotion.stage import REPORTS_DIRECTORY
 from mvqkd.stages import STAGES
 
 PARAMS_FILE, LINEAGE_FILE = "params.yaml", "lineage.json"
@@ -122,10 +125,13 @@ def lineage(delivery: Delivery) -> dict[str, Any]:
 
 
 def write_record(delivery: Delivery, directory: Path) -> None:
-    """Write both files."""
+    """Write both files, and the wer-reports on further test sets."""
     import yaml
 
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_open(directory / PARAMS_FILE) as stream:
         yaml.safe_dump(params(delivery), stream, sort_keys=False, allow_unicode=True)
     write_json(directory / LINEAGE_FILE, lineage(delivery))
+    reports = delivery.decision.path / REPORTS_DIRECTORY
+    if reports.is_dir():
+        shutil.copytree(reports, directory / REPORTS_DIRECTORY)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mvqkd.adapters.registry_text import quoted, require_model_name
 from mvqkd.adapters.run_records import TAG_BUNDLE as TAG_BUNDLE
 from mvqkd.artifacts import load_artifact
 from mvqkd.errors import ArtifactError, RegistryError
+from mvqkd.promotion.stage import REPORTS_DIRECTORY
 
 TAG_FILES = "mvqkd.files_sha256"
 TAG_LINEAGE = "mvqkd.lineage_sha256"
@@ -52,6 +54,29 @@ def champion_bundle(model_name: str) -> Path | None:
     client = connect()
     version = champion_version(client, model_name)
     return None if version is None else bundle_of(client, version)
+
+
+@contextlib.contextmanager
+def champion_to_beat(model_name: str) -> Iterator[tuple[Path | None, list[Path]]]:
+    """What a challenger is compared with: the champion's bundle, None when there is none yet, and its wer-reports on
+    further test sets, as its version carries them. The reports may be read within the block.
+
+    Raises:
+        RegistryError: the registry cannot be reached, or the champion's files are gone or not what was registered.
+        ArtifactError: the bundle does not verify.
+    """
+    client = None if registry_is_missing() else connect()
+    version = None if client is None else champion_version(client, model_name)
+    if version is None:
+        yield None, []
+        return
+    bundle = bundle_of(client, version)
+    with tempfile.TemporaryDirectory() as scratch:
+        reports: list[Path] = []
+        if TAG_LINEAGE in version.tags:
+            directory = lineage_of(client, version, Path(scratch)) / REPORTS_DIRECTORY
+            reports = sorted(directory.iterdir()) if directory.is_dir() else []
+        yield bundle, reports
 
 
 def registered_bundle(model_name: str, bundle_id: str) -> Path | None:

@@ -6,6 +6,7 @@ else has come from somebody else: a pickle, another loader, a file that nobody l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 from mvqkd.adapters.mlflow_store import redacted
 from mvqkd.artifacts import ARTIFACT_FILE, Artifact, content_hash, file_sha256, load_artifact
 from mvqkd.errors import RegistryError
+from mvqkd.promotion.stage import REPORTS_DIRECTORY
 
 MODEL_FILE = "MLmodel"
 CODE_FILE = "pyfunc_model.py"
 LINEAGE_DIRECTORY = "lineage"
 
 _LOADER = "mlflow.pyfunc.loaders.code_model"
+# The record of how it was made, and wer-reports on further test sets; their digest is a tag of the version.
+_LINEAGE_NAME = re.compile(rf"{LINEAGE_DIRECTORY}/([^/]+|{REPORTS_DIRECTORY}/[0-9a-f]{{12}}/[^/]+\.jsonl?)")
 # Formats that run code when they are opened, and Python itself.
 _CODE_SUFFIXES = {
     *(".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".h5", ".keras"),
@@ -104,7 +108,7 @@ def _refuse_code(directory: Path, names: Iterable[str], label: str) -> None:
 def _refuse_foreign(directory: Path, names: set[str], home: str, bundle: Artifact, label: str) -> None:
     prefix = "" if home == "." else f"{home}/"
     listed = {f"{prefix}{name}" for name in (ARTIFACT_FILE, *bundle.files)}
-    lineage = {name for name in names if PurePosixPath(name).parts[0] == LINEAGE_DIRECTORY and name.count("/") == 1}
+    lineage = {name for name in names if _LINEAGE_NAME.fullmatch(name)}
     for name in sorted(names - listed - _MLFLOW_FILES - {CODE_FILE} - lineage):
         raise _foreign(label, name, "a file that belongs neither to the bundle nor to MLflow")
     outside = [name for name in bundle.files if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute()]

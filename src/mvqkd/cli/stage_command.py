@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
@@ -78,9 +79,6 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
         if item.required or getattr(arguments, item.name) or path.is_dir():
             inputs[item.name] = path
     extra: dict[str, Any] = {name: value for name in stage.extra if (value := getattr(arguments, name)) is not None}
-    if stage.name == "gate":
-        extra["champion"] = _champion(arguments.champion, arguments.params)
-        extra["other_reports"] = arguments.other_report
     # Ranks of one training run (torchrun): the first speaks for all of them.
     silent = stage.name == _TRAIN and os.environ.get("RANK", "0") != "0"
     if silent:
@@ -93,6 +91,10 @@ def run(arguments: argparse.Namespace, stage: Stage) -> int:
     try:
         if stage.name == _TRAIN:
             artifact = _train(arguments, config, inputs, out, silent)
+        elif stage.name == "gate":
+            with _champion(arguments.champion, arguments.params) as (champion, reports):
+                others = [*arguments.other_report, *reports]
+                artifact = stage.run(config, out=out, inputs=inputs, champion=champion, other_reports=others)
         else:
             artifact = stage.run(config, out=out, inputs=inputs, **extra)
     except TrainingStopped as stopped:
@@ -128,14 +130,13 @@ def _train(arguments: argparse.Namespace, config: Any, inputs: Mapping[str, Path
     return launch_training(launch, config, out=out, on_row=on_row, **paths)
 
 
-def _champion(choice: str, params: Path | None) -> Path | None:
-    if choice == "none":
-        return None
+def _champion(choice: str, params: Path | None) -> AbstractContextManager[tuple[Path | None, list[Path]]]:
+    """The bundle to beat, and what the registry has of its reports on further test sets."""
     if choice != "registry":
-        return Path(choice)
-    from mvqkd.adapters.registry import champion_bundle
+        return nullcontext((None if choice == "none" else Path(choice), []))
+    from mvqkd.adapters.registry import champion_to_beat
 
-    return champion_bundle(model_name(params))
+    return champion_to_beat(model_name(params))
 
 
 def _add_fields(parser: argparse.ArgumentParser, title: str, model: type[Section]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mvqkd.promotion.reports import (
 from mvqkd.promotion.verdict import Decision
 
 DECISION_FILE = "decision.json"
+REPORTS_DIRECTORY = "reports"
 
 _LOG = logging.getLogger("mvqkd.promotion")
 
@@ -54,7 +56,8 @@ def gate(
             there is one of the champion's student on the same set, the gate compares them. Whose each is, its lineage
             says.
     Returns:
-        promotion-decision; ``figures["decision"]`` is ``promote`` or ``reject``, decision.json holds every check.
+        promotion-decision; ``figures["decision"]`` is ``promote`` or ``reject``, decision.json holds every check, and
+        ``reports/`` the challenger's wer-reports on further test sets: the next challenger is compared with them.
     Raises:
         ArtifactError: an input is missing, corrupt, or of another student, data set or quantizer.
     """
@@ -99,6 +102,8 @@ def gate(
         "test_set_sha256": report.test_set_sha256,
         "text_normalizer": report.text_normalizer,
     }
+    for artifact in others:
+        shutil.copytree(artifact.path, partial.path / REPORTS_DIRECTORY / artifact.short_id, dirs_exist_ok=True)
     write_json(partial.path / DECISION_FILE, {**decision.to_json(), **facts, "thresholds": _as_json(config)})
     if others or champion_others:
         facts["other_report_ids"] = sorted({artifact.id for artifact in (*others, *champion_others)})

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact
+from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.config import GateConfig
 from mvqkd.decode.report import WerReport
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError
 from mvqkd.promotion.reports import read_costs, read_report
 from mvqkd.promotion.stage import gate
-from mvqkd.testing.lineage import Lineage, make_lineage, make_report
+from mvqkd.testing.lineage import Lineage, make_lineage
+from tests.further_report import further, rewritten
 
 
 def run_gate(
@@ -38,28 +39,6 @@ def run_gate(
 def rows(decision: Artifact) -> dict[str, dict[str, Any]]:
     record = json.loads((decision.path / "decision.json").read_text())
     return {row["name"]: row for row in record["checks"]}
-
-
-def further(lineage: Lineage, wer: float, name: str = "far", **head: Any) -> Path:
-    """A report of the lineage's student on another test set."""
-    head = {
-        "test_set_sha256": "e" * 64,
-        "text_normalizer": "upper-ascii-1",
-        "split": name,
-        "num_utterances": 112,
-    } | head
-    text = make_report(head, {("greedy", "torch"): wer})
-    return rewritten(lineage.wer_report, lineage.root / f"wer-{name}", "wer.json", text)
-
-
-def rewritten(artifact: Artifact, out: Path, name: str, text: str) -> Path:
-    """The same artifact with one file replaced, committed as a stage would."""
-    partial = PartialArtifact(out, artifact.kind, stage=artifact.stage, config=artifact.config)
-    partial.parents = dict(artifact.parents)
-    for file in artifact.files:
-        shutil.copyfile(artifact.path / file, partial.path / file)
-    (partial.path / name).write_text(text)
-    return partial.commit(facts=artifact.facts, figures=artifact.figures).path
 
 
 def test_first_challenger_is_promoted_and_every_row_recorded(tmp_path: Path) -> None:
