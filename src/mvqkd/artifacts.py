@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
+from mvqkd.errors import ArtifactCorruptError, ArtifactError, ArtifactMismatchError, ArtifactNotFoundError
 
 ARTIFACT_FILE = "artifact.json"
 
@@ -182,8 +182,16 @@ class PartialArtifact:
             if stale != self.path:
                 shutil.rmtree(stale)
         self.resumed = self.path.is_dir() and any(self.path.iterdir())
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / ".wall_s").touch()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".wall_s").touch()
+        except OSError as error:
+            raise ArtifactError(
+                f"{kind} {self.out}",
+                expected=f"a directory {self.out.parent} that user {os.getuid()} may write to",
+                got=error.strerror or str(error),
+                next_step="give it to that user, or name another with --out",
+            ) from error
         self._earlier_wall_s = float((self.path / ".wall_s").read_text() or 0.0)
 
     def note_wall_time(self) -> None:

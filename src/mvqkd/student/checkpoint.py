@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from mvqkd.artifacts import Artifact, load_artifact
+from mvqkd.artifacts import Artifact, atomic_open, load_artifact
 from mvqkd.config import ModelConfig, parse_section
 from mvqkd.errors import ArtifactCorruptError
 from mvqkd.student.model import Student
@@ -19,9 +19,9 @@ WEIGHTS_FILE = "student.safetensors"
 def save_student(student: Student, directory: Path, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write the weights (or ``state`` in their place) as float32 safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or student.state_dict()).items()}
-    temporary = directory / f".{WEIGHTS_FILE}.tmp"
-    save_file(tensors, temporary)
-    temporary.replace(directory / WEIGHTS_FILE)
+    # Not save_file: it leaves the file readable by its owner only, and a next stage may be another user.
+    with atomic_open(directory / WEIGHTS_FILE, "wb") as stream:
+        stream.write(save(tensors))
 
 
 def student_facts(student: Student) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mvqkd.artifacts import atomic_open
@@ -89,10 +89,9 @@ def restore_state(content: dict[str, Any] | None, modules: nn.Module, optimizer:
 
 def save_epoch(directory: Path, epoch: int, student: nn.Module, keep: int) -> None:
     """Keep the weights at the end of an epoch, and only the last ``keep`` of them."""
-    path = directory / EPOCH_FILE.format(epoch)
-    temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, temporary)
-    temporary.replace(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    with atomic_open(directory / EPOCH_FILE.format(epoch), "wb") as stream:
+        stream.write(save(weights))
     (directory / EPOCH_FILE.format(epoch - keep)).unlink(missing_ok=True)
 
 

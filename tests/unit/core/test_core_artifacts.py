@@ -22,7 +22,7 @@ from mvqkd.artifacts import (
     load_artifact,
     write_json,
 )
-from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, ArtifactNotFoundError
+from mvqkd.errors import ArtifactCorruptError, ArtifactError, ArtifactMismatchError, ArtifactNotFoundError
 
 
 def _make(out: Path, content: bytes = b"payload", *, kind: str = "quantizer", **options: Any) -> Artifact:
@@ -94,6 +94,12 @@ def test_wall_time_adds_up_over_resumed_runs(tmp_path: Path) -> None:
     (partial.path / ".wall_s").write_text("100.0")
     resumed = PartialArtifact(tmp_path / "a", "quantizer", stage="s", config={})
     assert resumed.commit().wall_s >= 100.0
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("a file where a directory should be")
+    with pytest.raises(ArtifactError, match=r"artifacts that user \d+ may write to, got (Not a directory|File exists)"):
+        PartialArtifact(tmp_path / "artifacts" / "quantizer", "quantizer", stage="fit-quantizer", config={})
 
 
 def test_partial_is_not_loadable(tmp_path: Path) -> None:

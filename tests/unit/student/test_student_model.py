@@ -62,6 +62,7 @@ def test_start_context_embeds_to_zero_but_blank(student: Student) -> None:
 def test_checkpoint_round_trip_and_refusal_of_other_weights(student: Student, tmp_path: Path) -> None:
     partial = PartialArtifact(tmp_path / "student", "student-checkpoint", stage="train-student", config={})
     save_student(student, partial.path)
+    assert (partial.path / WEIGHTS_FILE).stat().st_mode & 0o044 == 0o044, "the next stage may be another user"
     partial.commit(facts=student_facts(student))
     loaded, _ = load_student(tmp_path / "student")
     for name, tensor in student.state_dict().items():
