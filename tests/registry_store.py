@@ -7,7 +7,6 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ import pytest
 
 from mvqkd.adapters.mlflow_store import import_mlflow
 from mvqkd.adapters.promote import promote
-from mvqkd.artifacts import Artifact
-from mvqkd.config import GateConfig, PromoteConfig
-from mvqkd.promotion.stage import gate
+from mvqkd.config import PromoteConfig
 from mvqkd.testing.lineage import Lineage
 
 MODEL = "mvqkd-student"
@@ -45,21 +42,6 @@ def embedded_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     shutil.copyfile(fresh_database(), folder / "mlflow.db")
     return folder / "mlflow.db"
-
-
-def judge(
-    lineage: Lineage, *, champion: Path | None = None, other_reports: Sequence[Path] = (), **config: Any
-) -> Artifact:
-    """Run the gate."""
-    return gate(
-        GateConfig(**config),
-        bundle=lineage.bundle.path,
-        wer_report=lineage.wer_report.path,
-        quantizer=lineage.quantizer.path,
-        champion=champion,
-        other_reports=other_reports,
-        out=lineage.root / "decision",
-    )
 
 
 def publish(lineage: Lineage, *, config: PromoteConfig | None = None, **others: Path | str) -> dict[str, Any]:

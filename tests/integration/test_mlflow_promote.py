@@ -23,8 +23,8 @@ from mvqkd.config import GateConfig
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError, RegistryError
 from mvqkd.promotion.stage import gate
 from mvqkd.testing.lineage import Lineage, make_lineage
-from tests.further_report import further
-from tests.registry_store import MODEL, embedded_store, judge, publish
+from tests.judging import further, judge
+from tests.registry_store import MODEL, embedded_store, publish
 
 
 @pytest.fixture

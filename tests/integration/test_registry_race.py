@@ -20,7 +20,8 @@ from mvqkd.adapters.registry_change import standing
 from mvqkd.adapters.registry_review import history, rollback
 from mvqkd.artifacts import load_artifact
 from mvqkd.testing.lineage import Lineage, make_lineage
-from tests.registry_store import embedded_store, judge, publish
+from tests.judging import judge
+from tests.registry_store import embedded_store, publish
 
 NUM_RACERS = 2
 

@@ -26,8 +26,9 @@ from mvqkd.config import TrainStudentConfig, load_section
 from mvqkd.errors import ArtifactError, RegistryError
 from mvqkd.testing.corpus import make_corpus
 from mvqkd.testing.lineage import Lineage, make_lineage
+from tests.judging import judge
 from tests.pipeline_budget import tiny_params
-from tests.registry_store import MODEL, VARIABLES, embedded_store, judge, publish
+from tests.registry_store import MODEL, VARIABLES, embedded_store, publish
 
 ROOT = Path(__file__).parents[2]
 URI = f"models:/{MODEL}@champion"

@@ -32,7 +32,8 @@ from mvqkd.errors import RegistryError
 from mvqkd.frames import SAMPLE_RATE_HZ
 from mvqkd.testing.lineage import Lineage, make_lineage
 from mvqkd.testing.tones import make_tone_bundle, say
-from tests.registry_store import MODEL, embedded_store, judge, publish
+from tests.judging import judge
+from tests.registry_store import MODEL, embedded_store, publish
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from mvqkd.errors import ArtifactCorruptError, RegistryError
 from mvqkd.testing.corpus import make_corpus
 from mvqkd.testing.lineage import Lineage, make_lineage
 from tests.integration.test_registry_race import race
+from tests.judging import judge
 from tests.mlflow_services import (
     ADMIN,
     PIPELINE,
@@ -38,7 +39,7 @@ from tests.mlflow_services import (
     running_services,
 )
 from tests.pipeline_budget import tiny_params
-from tests.registry_store import VARIABLES, judge, publish
+from tests.registry_store import VARIABLES, publish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

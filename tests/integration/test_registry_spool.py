@@ -26,8 +26,9 @@ from mvqkd.cli import sync as sync_command
 from mvqkd.config import PromoteConfig
 from mvqkd.errors import ArtifactCorruptError, RegistryError
 from mvqkd.testing.lineage import Lineage, make_lineage
+from tests.judging import judge
 from tests.mlflow_services import Fate, Line, bad_line
-from tests.registry_store import VARIABLES, embedded_store, fresh_database, judge, publish
+from tests.registry_store import VARIABLES, embedded_store, fresh_database, publish
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from mvqkd.adapters.registry_page import MAX_DESCRIPTION, description, reviewed,
 from mvqkd.artifacts import Artifact
 from mvqkd.config import PromoteConfig
 from mvqkd.testing.lineage import make_lineage
-from tests.registry_store import judge
+from tests.judging import judge
 
 
 @pytest.fixture(scope="module")

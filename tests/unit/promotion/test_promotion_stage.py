@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,8 @@ from mvqkd.decode.report import WerReport
 from mvqkd.errors import ArtifactCorruptError, ArtifactMismatchError
 from mvqkd.promotion.reports import read_costs, read_report
 from mvqkd.promotion.stage import gate
-from mvqkd.testing.lineage import Lineage, make_lineage
-from tests.further_report import further, rewritten
-
-
-def run_gate(
-    lineage: Lineage, *, champion: Path | None = None, other_reports: Sequence[Path] = (), **config: Any
-) -> Artifact:
-    return gate(
-        GateConfig(**config),
-        bundle=lineage.bundle.path,
-        wer_report=lineage.wer_report.path,
-        quantizer=lineage.quantizer.path,
-        champion=champion,
-        other_reports=other_reports,
-        out=lineage.root / "decision",
-    )
+from mvqkd.testing.lineage import make_lineage
+from tests.judging import further, judge, rewritten
 
 
 def rows(decision: Artifact) -> dict[str, dict[str, Any]]:
@@ -43,7 +28,7 @@ def rows(decision: Artifact) -> dict[str, dict[str, Any]]:
 
 def test_first_challenger_is_promoted_and_every_row_recorded(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, wer=0.25, torch_wer=0.24)
-    decision = run_gate(lineage)
+    decision = judge(lineage)
     record = json.loads((decision.path / "decision.json").read_text())
     assert record["decision"] == decision.figures["decision"] == decision.facts["decision"] == "promote"
     assert [set(row) for row in record["checks"]] == [{"name", "figure", "threshold", "verdict", "why"}] * 10
@@ -62,12 +47,12 @@ def test_first_challenger_is_promoted_and_every_row_recorded(tmp_path: Path) -> 
 
 def test_same_inputs_give_the_same_decision_id(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path)
-    assert run_gate(lineage).id == run_gate(lineage).id
+    assert judge(lineage).id == judge(lineage).id
 
 
 def test_wer_of_record_is_the_bundles_not_torchs(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, wer=0.60, torch_wer=0.10)
-    decision = run_gate(lineage, max_wer=0.5)
+    decision = judge(lineage, max_wer=0.5)
     assert decision.figures["decision"] == "reject"
     assert "absolute WER" in decision.figures["reason"]
 
@@ -75,7 +60,7 @@ def test_wer_of_record_is_the_bundles_not_torchs(tmp_path: Path) -> None:
 def test_worse_challenger_is_rejected_and_knows_its_champion(tmp_path: Path) -> None:
     champion = make_lineage(tmp_path / "old", wer=0.20, variant="old")
     lineage = make_lineage(tmp_path / "new", wer=0.30, variant="new")
-    decision = run_gate(lineage, champion=champion.bundle.path)
+    decision = judge(lineage, champion=champion.bundle.path)
     assert decision.figures["decision"] == "reject"
     assert decision.facts["champion_id"] == champion.bundle.id
     assert decision.figures["champion"]["wer"] == 0.20
@@ -86,7 +71,7 @@ def test_worse_challenger_is_rejected_and_knows_its_champion(tmp_path: Path) -> 
 def test_better_challenger_wins_by_the_utterances_of_both_reports(tmp_path: Path) -> None:
     champion = make_lineage(tmp_path / "old", wer=0.30, variant="old")
     lineage = make_lineage(tmp_path / "new", wer=0.28, variant="new", num_speakers=25)
-    decision = run_gate(lineage, champion=champion.bundle.path)
+    decision = judge(lineage, champion=champion.bundle.path)
     assert decision.figures["decision"] == "promote"
     record = json.loads((decision.path / "decision.json").read_text())
     assert record["comparison"]["test"]["unit"] == "speaker"
@@ -96,14 +81,14 @@ def test_better_challenger_wins_by_the_utterances_of_both_reports(tmp_path: Path
 
 def test_every_failed_row_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "mvqkd"):
-        run_gate(make_lineage(tmp_path / "one", parity_ok=False), min_test_utterances=113)
+        judge(make_lineage(tmp_path / "one", parity_ok=False), min_test_utterances=113)
     assert [message.partition(":")[2].partition(":")[0] for message in caplog.messages] == [
         " rejected, test utterances",
         " rejected, ONNX parity",
     ]
     caplog.clear()
     with caplog.at_level(logging.INFO, "mvqkd"):
-        run_gate(make_lineage(tmp_path / "two"))
+        judge(make_lineage(tmp_path / "two"))
     assert caplog.messages == []
 
 
@@ -111,14 +96,14 @@ def test_every_failed_row_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_equal_challenger_needs_smaller_graphs(tmp_path: Path, graph_bytes: int, outcome: str) -> None:
     champion = make_lineage(tmp_path / "old", variant="old")
     lineage = make_lineage(tmp_path / "new", variant="new", graph_bytes=graph_bytes)
-    assert run_gate(lineage, champion=champion.bundle.path).figures["decision"] == outcome
+    assert judge(lineage, champion=champion.bundle.path).figures["decision"] == outcome
 
 
 def test_the_champions_model_in_another_bundle_is_no_new_champion(tmp_path: Path) -> None:
     champion = make_lineage(tmp_path / "one", rtf=0.1)
     copy = rewritten(champion.bundle, tmp_path / "again", "tokens.txt", "<blk> 0 \n")
     again = dataclasses.replace(champion, bundle=load_artifact(copy))
-    decision = run_gate(again, champion=champion.bundle.path)
+    decision = judge(again, champion=champion.bundle.path)
     assert again.bundle.id != champion.bundle.id
     assert decision.figures["reason"] == "cheaper than champion: equal: its graphs are the champion's"
 
@@ -129,14 +114,14 @@ def test_costs_are_what_the_bundle_states(tmp_path: Path) -> None:
     assert (costs.graph_bytes, costs.rtf, costs.latency_s) == (5_000, 0.03, 0.7)
     assert costs.bundle_bytes == sum(file["size_bytes"] for file in lineage.bundle.files.values())
     assert costs.graphs == (lineage.bundle.files["encoder.onnx"]["sha256"],)
-    decision = run_gate(lineage, max_bundle_bytes=1_000_000, max_rtf=0.1)
+    decision = judge(lineage, max_bundle_bytes=1_000_000, max_rtf=0.1)
     judged = {name: rows(decision)[name]["verdict"] for name in ("bundle size", "real-time factor", "streaming gap")}
     assert set(judged.values()) == {"pass"}
     assert rows(decision)["streaming latency"]["figure"] == 0.7
 
 
 def test_a_bundle_that_streams_badly_is_rejected(tmp_path: Path) -> None:
-    decision = run_gate(make_lineage(tmp_path, wer=0.3, streaming_wer=0.46))
+    decision = judge(make_lineage(tmp_path, wer=0.3, streaming_wer=0.46))
     assert decision.figures["reason"].startswith("streaming gap: streaming 46.00 %, offline 30.00 %")
 
 
@@ -144,10 +129,10 @@ def test_a_further_set_is_compared_where_the_champions_report_is_given(tmp_path:
     champion = make_lineage(tmp_path / "old", wer=0.30, variant="old")
     lineage = make_lineage(tmp_path / "new", wer=0.20, variant="new")
     ours, theirs = further(lineage, 0.42), further(champion, 0.40)
-    alone = run_gate(lineage, champion=champion.bundle.path, other_reports=[ours])
+    alone = judge(lineage, champion=champion.bundle.path, other_reports=[ours])
     assert alone.figures["decision"] == "promote"
     assert rows(alone)["not worse, far"]["verdict"] == "skip"
-    both = run_gate(lineage, champion=champion.bundle.path, other_reports=[theirs, ours])
+    both = judge(lineage, champion=champion.bundle.path, other_reports=[theirs, ours])
     assert both.figures["reason"].startswith("not worse, far: 42.00 % is worse than the champion's 40.00 %")
     assert both.facts["other_report_ids"] == sorted(load_artifact(path).id for path in (ours, theirs))
     assert "absolute WER, far" in rows(both)
@@ -156,8 +141,8 @@ def test_a_further_set_is_compared_where_the_champions_report_is_given(tmp_path:
 def test_the_order_of_further_reports_means_nothing(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path)
     paths = [further(lineage, 0.4, name, test_set_sha256=name * 64) for name in "abc"]
-    decision = run_gate(lineage, other_reports=paths)
-    assert decision.id == run_gate(lineage, other_reports=paths[::-1]).id
+    decision = judge(lineage, other_reports=paths)
+    assert decision.id == judge(lineage, other_reports=paths[::-1]).id
     assert decision.facts["other_report_ids"] == sorted(load_artifact(path).id for path in paths)
 
 
@@ -165,7 +150,7 @@ def test_the_set_of_record_is_judged_by_what_ships_alone(tmp_path: Path) -> None
     champion = make_lineage(tmp_path / "old", variant="old")
     lineage = make_lineage(tmp_path / "new", wer=0.2, variant="new")
     again = further(lineage, 0.9, "test", test_set_sha256="a" * 64)
-    decision = run_gate(lineage, champion=champion.bundle.path, other_reports=[again], max_wer=0.5)
+    decision = judge(lineage, champion=champion.bundle.path, other_reports=[again], max_wer=0.5)
     assert decision.figures["decision"] == "promote"
     assert "absolute WER, test" not in rows(decision)
 
@@ -174,7 +159,7 @@ def test_bundles_of_one_student_share_its_further_reports(tmp_path: Path) -> Non
     champion = make_lineage(tmp_path / "one")
     copy = rewritten(champion.bundle, tmp_path / "again", "encoder.onnx", "half")
     again = dataclasses.replace(champion, bundle=load_artifact(copy))
-    decision = run_gate(again, champion=champion.bundle.path, other_reports=[further(champion, 0.4)])
+    decision = judge(again, champion=champion.bundle.path, other_reports=[further(champion, 0.4)])
     assert rows(decision)["not worse, far"]["figure"] == 0.0
     assert decision.figures["decision"] == "promote"
     assert len(decision.facts["other_report_ids"]) == 1
@@ -184,9 +169,9 @@ def test_a_report_of_neither_student_is_refused(tmp_path: Path) -> None:
     champion = make_lineage(tmp_path / "old", variant="old")
     lineage, stranger = (make_lineage(tmp_path / name, variant=name, wer=0.1) for name in ("new", "stranger"))
     with pytest.raises(ArtifactMismatchError, match=stranger.student.short_id):
-        run_gate(lineage, champion=champion.bundle.path, other_reports=[further(stranger, 0.1)])
+        judge(lineage, champion=champion.bundle.path, other_reports=[further(stranger, 0.1)])
     with pytest.raises(ArtifactMismatchError, match=champion.student.short_id):
-        run_gate(lineage, other_reports=[further(champion, 0.1)])
+        judge(lineage, other_reports=[further(champion, 0.1)])
 
 
 def test_texts_without_the_counted_errors_are_refused(tmp_path: Path) -> None:
@@ -196,7 +181,7 @@ def test_texts_without_the_counted_errors_are_refused(tmp_path: Path) -> None:
     report["utterances"][0]["hyp"]["onnxruntime/greedy"] = report["utterances"][0]["ref"]
     bundle = rewritten(lineage.bundle, tmp_path / "better", "wer.json", json.dumps(report))
     with pytest.raises(ArtifactCorruptError, match=r"expected texts with 200 errors in 1000 words.*got 198 errors"):
-        run_gate(dataclasses.replace(lineage, bundle=load_artifact(bundle)), champion=champion.bundle.path)
+        judge(dataclasses.replace(lineage, bundle=load_artifact(bundle)), champion=champion.bundle.path)
 
 
 def test_a_champion_of_an_older_version_compares(tmp_path: Path) -> None:
@@ -209,25 +194,25 @@ def test_a_champion_of_an_older_version_compares(tmp_path: Path) -> None:
     older = rewritten(champion.bundle, tmp_path / "a", "wer.json", json.dumps(report))
     older = rewritten(load_artifact(older), tmp_path / "b", "bundle.json", json.dumps(described))
     lineage = make_lineage(tmp_path / "new", wer=0.25, variant="new", num_speakers=4, streaming_wer=0.26)
-    assert run_gate(lineage, champion=older).figures["decision"] == "promote"
+    assert judge(lineage, champion=older).figures["decision"] == "promote"
 
 
 def test_champion_itself_passes(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path / "one")
     copy = tmp_path / "registry-copy"
     shutil.copytree(lineage.bundle.path, copy)
-    assert run_gate(lineage, champion=copy).figures["decision"] == "promote"
+    assert judge(lineage, champion=copy).figures["decision"] == "promote"
 
 
 def test_champion_of_another_test_set_is_not_compared(tmp_path: Path) -> None:
     champion = make_lineage(tmp_path / "old", wer=0.9, test_set="b" * 64, variant="old")
-    decision = run_gate(make_lineage(tmp_path / "new", wer=0.1), champion=champion.bundle.path)
+    decision = judge(make_lineage(tmp_path / "new", wer=0.1), champion=champion.bundle.path)
     assert decision.figures["decision"] == "reject"
     assert "same test set" in decision.figures["reason"]
 
 
 def test_bundle_without_its_own_wer_is_rejected(tmp_path: Path) -> None:
-    decision = run_gate(make_lineage(tmp_path, wer=None))
+    decision = judge(make_lineage(tmp_path, wer=None))
     assert decision.figures["decision"] == "reject"
     assert "wer" not in decision.figures
 
@@ -272,13 +257,13 @@ def test_quantizer_must_be_the_student_s(tmp_path: Path) -> None:
 
 def test_quantizer_that_the_student_never_saw_is_not_judged(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, objective="none", relative_error=0.99)
-    decision = run_gate(lineage)
+    decision = judge(lineage)
     assert decision.figures["decision"] == "promote"
     assert "quantizer" not in decision.parents
 
 
 def test_bad_quantizer_rejects(tmp_path: Path) -> None:
-    assert "quantizer error" in run_gate(make_lineage(tmp_path, relative_error=0.99)).figures["reason"]
+    assert "quantizer error" in judge(make_lineage(tmp_path, relative_error=0.99)).figures["reason"]
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"rows": [{"wer": "high"}]}'])
@@ -301,7 +286,7 @@ def test_damaged_bundle_is_refused(tmp_path: Path) -> None:
     path = lineage.bundle.path / "encoder.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ArtifactCorruptError):
-        run_gate(lineage)
+        judge(lineage)
 
 
 def test_reads_the_report_that_evaluate_and_export_write(tmp_path: Path) -> None:

@@ -1,13 +1,31 @@
-"""A lineage with more than it was made with: a report on a further test set, an artifact with one file replaced."""
+"""The gate on a made-up lineage, a report of it on a further test set, an artifact with one file replaced."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mvqkd.artifacts import Artifact, PartialArtifact
+from mvqkd.config import GateConfig
+from mvqkd.promotion.stage import gate
 from mvqkd.testing.lineage import Lineage, make_report
+
+
+def judge(
+    lineage: Lineage, *, champion: Path | None = None, other_reports: Sequence[Path] = (), **config: Any
+) -> Artifact:
+    """Run the gate."""
+    return gate(
+        GateConfig(**config),
+        bundle=lineage.bundle.path,
+        wer_report=lineage.wer_report.path,
+        quantizer=lineage.quantizer.path,
+        champion=champion,
+        other_reports=other_reports,
+        out=lineage.root / "decision",
+    )
 
 
 def further(lineage: Lineage, wer: float, name: str = "far", **head: Any) -> Path:
