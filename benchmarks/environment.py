@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         packages: distributions to state the versions of; those that are not installed are left out.
     """
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": {"python": platform.python_version()}
         | {name: version for name in packages if (version := _version(name)) is not None},

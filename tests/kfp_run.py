@@ -12,7 +12,7 @@ from typing import Any
 from kfp import local
 
 from mvqkd.artifacts import Artifact, load_artifact
-from mvqkd.promotion.stage import REPORTS_DIRECTORY
+from mvqkd.promotion.files import REPORTS_DIRECTORY
 from pipelines.distill import distill_on
 from tests.pipeline_budget import tiny_cluster
 

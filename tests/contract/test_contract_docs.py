@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("distillation", "docs/experiments_prompts.md"),
         ("gate", "docs/gate.md"),
         ("install_size", "README.md"),
+        ("monitor", "docs/report.md"),
         ("quantizer", "docs/quantizer.md"),
         ("rnnt_loss", "docs/rnnt_loss.md"),
         ("scale", "docs/scale.md"),

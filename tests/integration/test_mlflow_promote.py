@@ -17,6 +17,7 @@ from mvqkd.adapters.mlflow_store import connect, import_mlflow
 from mvqkd.adapters.registry import champion_bundle, champion_to_beat, resolve_bundle
 from mvqkd.adapters.registry_change import TAG_PREVIOUS_CHAMPION
 from mvqkd.adapters.run_records import TAG_ID
+from mvqkd.adapters.tracking import experiment_id
 from mvqkd.artifacts import Artifact, load_artifact
 from mvqkd.cli.main import run
 from mvqkd.config import GateConfig
@@ -209,6 +210,26 @@ def test_a_further_test_set_is_compared_with_what_the_champion_s_version_carries
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(RegistryError, match="as its tag states"), champion_to_beat(MODEL):
         pass
+
+
+def test_an_experiment_that_another_process_has_just_made_is_found(store: Path) -> None:
+    client = connect()
+    made = experiment_id(client, "new")
+
+    class Early:
+        """Has looked before the other process made it."""
+
+        def __init__(self) -> None:
+            self.looks = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            self.looks += 1
+            return None if self.looks == 1 else client.get_experiment_by_name(name)
+
+    assert experiment_id(Early(), "new") == made
 
 
 def test_page_goes_without_a_champion_that_is_damaged(store: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,19 @@ def racer(talk: Connection, start: Any, number: int, folder: Path) -> None:
         model, meets_at_the_log = task
 
         def append(*arguments: Any, **named: Any) -> int:
-            start.wait(120)
+            start.wait(60)
             return real(*arguments, **named)
 
         registry_log.append = append if meets_at_the_log else real
         if not meets_at_the_log:
-            start.wait(120)
+            start.wait(60)
         try:
             record = publish(lineage, config=PromoteConfig(model_name=model))
             talk.send((record["version"], lineage.bundle.id, ""))
         except RegistryError as error:
             talk.send((None, lineage.bundle.id, str(error)))
+        except threading.BrokenBarrierError:
+            talk.send((None, lineage.bundle.id, "the other never came"))
 
 
 def race(folder: Path, repetitions: int) -> None:
@@ -70,7 +73,10 @@ def race(folder: Path, repetitions: int) -> None:
             # Every other time they meet right before they write the log, when both have found that all is well.
             for ours, _ in pipes:
                 ours.send((model, repetition % 2 == 0))
-            results = [ours.recv() if ours.poll(240) else pytest.fail("a racer is stuck") for ours, _ in pipes]
+            results: list[Any] = []
+            for ours, _ in pipes:
+                assert ours.poll(150), f"a racer is stuck in {model}; the other: {results}"
+                results.append(ours.recv())
             assert sorted(result[0] is None for result in results) == [False, True], (
                 f"{repetition}: {results[0]} / {results[1]}"
             )

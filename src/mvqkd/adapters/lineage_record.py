@@ -17,7 +17,7 @@ from mvqkd.adapters.dvc_identity import directory_md5
 from mvqkd.adapters.run_records import reference
 from mvqkd.artifacts import Artifact, atomic_open, content_hash, write_json
 from mvqkd.config import PromoteConfig
-from mvqkd.promotion.stage import REPORTS_DIRECTORY
+from mvqkd.promotion.files import REPORTS_DIRECTORY
 from mvqkd.stages import STAGES
 
 PARAMS_FILE, LINEAGE_FILE = "params.yaml", "lineage.json"

@@ -26,7 +26,7 @@ from mvqkd.adapters.registry_text import quoted, require_model_name
 from mvqkd.adapters.run_records import TAG_BUNDLE as TAG_BUNDLE
 from mvqkd.artifacts import load_artifact
 from mvqkd.errors import ArtifactError, RegistryError
-from mvqkd.promotion.stage import REPORTS_DIRECTORY
+from mvqkd.promotion.files import REPORTS_DIRECTORY
 
 TAG_FILES = "mvqkd.files_sha256"
 TAG_LINEAGE = "mvqkd.lineage_sha256"

@@ -14,7 +14,7 @@ from typing import Any
 from mvqkd.adapters.mlflow_store import redacted
 from mvqkd.artifacts import ARTIFACT_FILE, Artifact, content_hash, file_sha256, load_artifact
 from mvqkd.errors import RegistryError
-from mvqkd.promotion.stage import REPORTS_DIRECTORY
+from mvqkd.promotion.files import REPORTS_DIRECTORY
 
 MODEL_FILE = "MLmodel"
 CODE_FILE = "pyfunc_model.py"

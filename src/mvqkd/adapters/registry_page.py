@@ -15,7 +15,7 @@ from mvqkd.adapters.registry_text import one_line, plain
 from mvqkd.adapters.run_records import TAG_GIT_SHA
 from mvqkd.adapters.tracking import PAGE_FILE, TAG_DECISION
 from mvqkd.artifacts import Artifact
-from mvqkd.promotion.stage import DECISION_FILE
+from mvqkd.promotion.files import DECISION_FILE
 
 TAG_VERDICT = "mvqkd.decision"
 TAG_AWAITS = "mvqkd.awaits"

@@ -117,9 +117,16 @@ def _parent_run(client: Any, delivery: Delivery) -> LoggedRun:
 
 def experiment_id(client: Any, name: str) -> str:
     """Id of the experiment of this name; one that is missing is made, a deleted one restored."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=artifact_location(tracking_uri())))
+        try:
+            return str(client.create_experiment(name, artifact_location=artifact_location(tracking_uri())))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process may have been faster
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

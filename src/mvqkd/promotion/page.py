@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mvqkd.artifacts import Artifact
-from mvqkd.promotion.stage import DECISION_FILE
+from mvqkd.promotion.files import DECISION_FILE
 from mvqkd.promotion.verdict import percent, points
 
 if TYPE_CHECKING:

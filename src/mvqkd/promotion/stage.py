@@ -13,6 +13,7 @@ from mvqkd.artifacts import Artifact, PartialArtifact, load_artifact, write_json
 from mvqkd.config import GateConfig
 from mvqkd.errors import ArtifactMismatchError
 from mvqkd.promotion.candidate import Candidate, Scores
+from mvqkd.promotion.files import DECISION_FILE, REPORTS_DIRECTORY
 from mvqkd.promotion.gate import decide
 from mvqkd.promotion.reports import (
     OTHERS_RUNTIME,
@@ -28,9 +29,6 @@ from mvqkd.promotion.reports import (
     read_scores,
 )
 from mvqkd.promotion.verdict import Decision
-
-DECISION_FILE = "decision.json"
-REPORTS_DIRECTORY = "reports"
 
 _LOG = logging.getLogger("mvqkd.promotion")
 

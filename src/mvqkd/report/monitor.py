@@ -118,7 +118,17 @@ def monitor(
         DataError: too few recordings to tell, or too many that cannot be read.
         ArtifactError: the bundle has no report to compare with.
     """
-    heap = listen_to(recordings, baseline, bundle, limits.max_audio_s)
+    return judged(listen_to(recordings, baseline, bundle, limits.max_audio_s), baseline, limits, bundle=bundle)
+
+
+def judged(heap: Heap, baseline: Baseline, limits: Limits, *, bundle: Path | None = None) -> Monitored:
+    """Compare what was heard with what the quantizer was fitted on.
+
+    Args:
+        bundle: the one that has heard the recordings with a text.
+    Raises:
+        DataError, ArtifactError: as for ``monitor``.
+    """
     _refuse_too_little(heap, limits)
     usage, errors = joined(heap.pieces, baseline.quantizer.codebook_size)
     return Monitored(

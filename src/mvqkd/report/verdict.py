@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from mvqkd.artifacts import Artifact
 from mvqkd.decode.report import TEACHER
+from mvqkd.promotion.files import DECISION_FILE
 from mvqkd.report.comparison import difference, rival_of
 from mvqkd.report.lineage import contradictions
 from mvqkd.report.run import BUNDLE, DATA, DECISION, EMBEDDINGS, QUANTIZER, WER, Missing, Run, Scored, read_json
 from mvqkd.report.speed import speed
 from mvqkd.report.text import NO_BREAK, count, duration, figure, interval, percent, points, signed_interval, size
 
-DECISION_FILE = "decision.json"
 MAX_CHECKS = 200
 MAX_SLICES = 40
 

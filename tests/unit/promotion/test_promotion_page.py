@@ -10,8 +10,9 @@ import pytest
 
 from mvqkd.artifacts import Artifact, PartialArtifact
 from mvqkd.config import GateConfig
+from mvqkd.promotion.files import DECISION_FILE
 from mvqkd.promotion.page import decision_page
-from mvqkd.promotion.stage import DECISION_FILE, gate
+from mvqkd.promotion.stage import gate
 from mvqkd.testing.lineage import make_lineage
 
 
