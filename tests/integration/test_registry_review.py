@@ -144,6 +144,16 @@ def test_a_rejected_version_does_not_become_champion(
     assert rest.startswith("PROMOTE, ")
 
 
+def test_rejecting_the_only_champion_does_not_send_one_in_a_circle(store: Path) -> None:
+    lineage = make_lineage(store.parent / "only", wer=0.3)
+    judge(lineage)
+    publish(lineage)
+    with pytest.raises(RegistryError, match="promote another first: it is the only one"):
+        reject(f"models:/{MODEL}@champion", why="a slip")
+    with pytest.raises(RegistryError, match="an earlier champion that nobody has rejected or deleted, got none"):
+        rollback(MODEL, why="a slip")
+
+
 def test_a_reviewer_s_word_can_be_required(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = PromoteConfig(approval="reviewer")
     first = make_lineage(store.parent / "first", wer=0.5, variant="first")

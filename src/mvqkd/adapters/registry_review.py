@@ -87,7 +87,9 @@ def reject(uri: str, *, why: str) -> Reviewed:
             uri,
             "a version that is not champion",
             f"the champion, version {number}",
-            f"`mvqkd rollback --model {name}` first",
+            f"`mvqkd rollback --model {name}` first"
+            if now.state.earlier
+            else "promote another first: it is the only one",
         )
     done = _carry_out(client, name, "reject", number, now, why, version, verb="reject")
     _note(client, name, number, f"rejected in entry {done.entry.number} by {done.entry.who}: {done.entry.why}")
