@@ -49,11 +49,8 @@ def champion_bundle(model_name: str) -> Path | None:
         RegistryError: the registry cannot be reached, or the champion's files are gone or not what was registered.
         ArtifactError: the bundle does not verify.
     """
-    if registry_is_missing():
-        return None
-    client = connect()
-    version = champion_version(client, model_name)
-    return None if version is None else bundle_of(client, version)
+    found = _champion(model_name)
+    return None if found is None else bundle_of(*found)
 
 
 @contextlib.contextmanager
@@ -65,11 +62,11 @@ def champion_to_beat(model_name: str) -> Iterator[tuple[Path | None, list[Path]]
         RegistryError: the registry cannot be reached, or the champion's files are gone or not what was registered.
         ArtifactError: the bundle does not verify.
     """
-    client = None if registry_is_missing() else connect()
-    version = None if client is None else champion_version(client, model_name)
-    if version is None:
+    found = _champion(model_name)
+    if found is None:
         yield None, []
         return
+    client, version = found
     bundle = bundle_of(client, version)
     with tempfile.TemporaryDirectory() as scratch:
         reports: list[Path] = []
@@ -77,6 +74,15 @@ def champion_to_beat(model_name: str) -> Iterator[tuple[Path | None, list[Path]]
             directory = lineage_of(client, version, Path(scratch)) / REPORTS_DIRECTORY
             reports = sorted(directory.iterdir()) if directory.is_dir() else []
         yield bundle, reports
+
+
+def _champion(model_name: str) -> tuple[Any, Any] | None:
+    """Client of the registry, and the champion's version; None where there is no registry or no champion."""
+    if registry_is_missing():
+        return None
+    client = connect()
+    version = champion_version(client, model_name)
+    return None if version is None else (client, version)
 
 
 def registered_bundle(model_name: str, bundle_id: str) -> Path | None:
@@ -165,7 +171,7 @@ def _what_there_is(client: Any, model_name: str) -> str:
         if model_name not in models:
             shown = sorted(name for name in models if not name.endswith(SUFFIX))
             return f"models {', '.join(shown)}" if shown else "no registered models"
-        versions = sorted(int(row.version) for row in client.search_model_versions(f"name = '{model_name}'"))
+        versions = sorted(int(row.version) for row in client.search_model_versions(f"name = {quoted(model_name)}"))
     aliases = ", ".join(f"{alias} = {number}" for alias, number in sorted(models[model_name].aliases.items()))
     return f"versions {', '.join(map(str, versions)) or 'none'}; aliases {aliases or 'none'}"
 

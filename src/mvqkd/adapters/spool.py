@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mvqkd.adapters.lineage_record import Delivery
 from mvqkd.adapters.run_records import HISTORY_FILE, is_report
+from mvqkd.adapters.tracking import PAGE_FILE
 from mvqkd.artifacts import ARTIFACT_FILE, Artifact, artifact_id, load_artifact, write_json
 from mvqkd.config import PromoteConfig, parse_section
 from mvqkd.errors import ArtifactCorruptError
@@ -27,7 +28,6 @@ DIRECTORY_VARIABLE = "MVQKD_SPOOL_DIR"
 DIRECTORY_NAME = ".spool"
 _DELIVERY_FILE = "delivery.json"
 _REFUSED_FILE = "refused.txt"
-_PAGE_FILE = "report.html"
 # Delivered whole; of all others their reports.
 _WHOLE = ("onnx-bundle", "promotion-decision")
 
@@ -68,7 +68,7 @@ def keep(delivery: Delivery, out: Path) -> Path:
             "places": {artifact.kind: delivery.place(artifact) for artifact in delivery.artifacts},
         }
         if delivery.page is not None:
-            (scratch / _PAGE_FILE).write_text(delivery.page, encoding="utf-8")
+            (scratch / PAGE_FILE).write_text(delivery.page, encoding="utf-8")
         write_json(scratch / _DELIVERY_FILE, record)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
@@ -128,7 +128,7 @@ def _read(directory: Path) -> Kept:
         record = json.loads((directory / _DELIVERY_FILE).read_text(encoding="utf-8"))
         config = parse_section(PromoteConfig, record["config"], f"{directory / _DELIVERY_FILE}")
         artifacts = tuple(_artifact(directory / kind, kind) for kind in record["kinds"])
-        page = directory / _PAGE_FILE
+        page = directory / PAGE_FILE
         text = page.read_text(encoding="utf-8") if page.is_file() else None
         delivery = Delivery(artifacts, record["dvc"], config, record["pipeline_run"], record["places"], text)
         out = Path(record["out"])

@@ -13,7 +13,7 @@ from mvqkd.config import GateConfig
 from mvqkd.decode.report import Row, WerReport
 from mvqkd.decode.scoring import word_errors
 from mvqkd.promotion.paired import Comparison, Pairs, compare
-from mvqkd.report.run import DECISION, Missing, Run, Scored, scored
+from mvqkd.report.run import DECISION, Missing, Run, Scored
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def rival_of(run: Run) -> Rival | Missing:
         return challenger
     if run.champion.id == challenger.artifact.id:
         return Missing("This bundle is the champion itself.")
-    champion = scored(run.champion)
+    champion = run.scores_of(run.champion)
     if isinstance(champion, Missing):
         return champion
     ours, theirs = challenger.report, champion.report

@@ -84,10 +84,18 @@ class Run:
         Raises:
             ArtifactCorruptError: it does not read as one.
         """
-        if kind not in self._scored:
-            artifact = self.need(kind)
-            self._scored[kind] = artifact if isinstance(artifact, Missing) else scored(artifact)
-        return self._scored[kind]
+        artifact = self.need(kind)
+        return artifact if isinstance(artifact, Missing) else self.scores_of(artifact)
+
+    def scores_of(self, artifact: Artifact) -> Scored | Missing:
+        """The WER report within an artifact, the run's or another; read once, for several sections ask for it.
+
+        Raises:
+            ArtifactCorruptError: it does not read as one.
+        """
+        if artifact.id not in self._scored:
+            self._scored[artifact.id] = scored(artifact)
+        return self._scored[artifact.id]
 
     def judged(self) -> Scored | Missing:
         """The report whose texts the page looks into: of what ships, or else of the torch student."""

@@ -9,7 +9,7 @@ from typing import Any
 from mvqkd.artifacts import Artifact
 from mvqkd.decode.report import CTC_GREEDY, TEACHER, Row, WerReport, chunk_ms
 from mvqkd.report.comparison import Difference, Rival, difference, rival_of
-from mvqkd.report.run import BUNDLE, WER, Missing, Run, Scored, scored
+from mvqkd.report.run import BUNDLE, WER, Missing, Run, Scored
 
 # The picture of a row: a line from one end of the interval to the other, and a mark at the WER.
 PLOT_WIDTH, PLOT_HEIGHT = 200, 16
@@ -61,7 +61,7 @@ def wer_tables(run: Run) -> list[WerTable] | Missing:
     rival = rival_of(run)
     same = {(item.report.test_set_sha256, item.report.text_normalizer) for item in present}
     sets = [present] if len(same) == 1 else [[item] for item in present]
-    others = [item for artifact in run.other_reports if isinstance(item := scored(artifact), Scored)]
+    others = [item for artifact in run.other_reports if isinstance(item := run.scores_of(artifact), Scored)]
     return [_table(items, rival) for items in [*sets, *([item] for item in others)]]
 
 
