@@ -11,6 +11,10 @@ after every student; what is there with equal inputs is not trained again. `--re
     python benchmarks/distillation.py --data artifacts/data --name prompts --epochs 14 --jobs 2
 
 does the same on data that prepare-data has made, the demo's for example; figures and page carry the name.
+
+    python benchmarks/distillation.py --train TRAIN.jsonl --hold-out 422 1673 --name tuning --work DIRECTORY
+
+tests on some of the training speakers: parameters are chosen there, and the test set is looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -50,12 +54,13 @@ def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
     from distillation_runs import Budget, compare, pooled, prepare, run_key, share, share_live, train_and_score
     from distillation_variants import BASE, VARIANTS
 
-    base = BASE | {"num_epochs": arguments.epochs}
+    base = BASE | {"num_epochs": arguments.epochs} | dict(arguments.set)
     if arguments.data:
         data = load_artifact(arguments.data, "cut-manifest")
     else:
         manifests = {"train": arguments.train, "test": arguments.test, "untranscribed": arguments.untranscribed}
-        data = prepare({split: path for split, path in manifests.items() if path}, arguments.work)
+        given = {split: path for split, path in manifests.items() if path}
+        data = prepare(given, arguments.work, hold_out=set(arguments.hold_out))
     splits = tuple(split for split in data.facts["splits"] if split in ("train", "untranscribed"))
     budget = Budget(base, splits, arguments.teacher)
     known = results_file.is_file()
@@ -126,16 +131,40 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, yaml.safe_load(value)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a cut-manifest of prepare-data, instead of manifests")
     parser.add_argument("--name", default="", help="ending of the names of figures and page")
     parser.add_argument("--train", type=Path)
     parser.add_argument("--test", type=Path)
+    parser.add_argument(
+        "--hold-out",
+        nargs="+",
+        default=[],
+        metavar="SPEAKER",
+        help="speakers of --train to test on in place of --test: to choose parameters without a look at the test set",
+    )
     parser.add_argument("--untranscribed", type=Path)
     parser.add_argument("--variants", nargs="*", default=["none", "l1", "l2", "mvq"], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=5, help="passes over the training speech at three speeds")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of train-student for all students: a budget of their own for other data",
+    )
     parser.add_argument("--teacher", default="whisper-tiny.en")
     parser.add_argument("--jobs", type=int, default=1, help="students trained side by side")
     parser.add_argument("--work", type=Path, default=WORK, help="where artifacts are kept")
@@ -157,8 +186,10 @@ def _parse() -> argparse.Namespace:
         parser.exit()
     if unknown := [name for name in arguments.variants if name not in VARIANTS]:
         parser.error(f"unknown variants {', '.join(unknown)}; --list names them")
-    if not (arguments.render or arguments.data or (arguments.train and arguments.test)):
-        parser.error("--data, or --train and --test, are needed, or --render")
+    if not (
+        arguments.render or arguments.data or (arguments.train and bool(arguments.test) != bool(arguments.hold_out))
+    ):
+        parser.error("--data, or --train and either --test or --hold-out, are needed, or --render")
     return arguments
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -94,13 +94,18 @@ class Shared:
         }
 
 
-def prepare(manifests: Mapping[str, Path], work: Path) -> Artifact:
-    """One cut manifest of the manifests of all splits."""
+def prepare(manifests: Mapping[str, Path], work: Path, *, hold_out: Collection[str] = ()) -> Artifact:
+    """One cut manifest of the manifests of all splits.
+
+    Args:
+        hold_out: speakers of the manifest ``train`` whose utterances are the split ``test``.
+    """
     rows = []
     for split, path in manifests.items():
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            rows.append(row | {"split": split, "audio": str((path.parent / row["audio"]).resolve())})
+            split_of_row = "test" if split == "train" and row["speaker"] in hold_out else split
+            rows.append(row | {"split": split_of_row, "audio": str((path.parent / row["audio"]).resolve())})
     work.mkdir(parents=True, exist_ok=True)
     merged = work / "manifest.jsonl"
     merged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
