@@ -94,6 +94,7 @@ def _codes(rows: list[Row]) -> list[str]:
                 row["tied_in_float64"] if "tied_in_float64" in row else _untold(row),
                 row["float64_is_ours"],
                 row["float64_is_theirs"],
+                row.get("itself_different", "not counted"),
             )
         )
     head = ("set", "channels", "codebooks × entries", "passes", "held-out vectors", "identical codes", "others")
@@ -102,9 +103,10 @@ def _codes(rows: list[Row]) -> list[str]:
         "Where two candidates are equal up to the rounding of sums of hundreds of float32 numbers, each search keeps",
         "another one. The last columns say so of the others: for how many both searches, computed in float64, give the",
         "same codes; how many differ there, too, but stand for the same vector, because fitting left two entries of a",
-        "codebook at zero; and how many of the float64 codes ours, and the reference, gave in float32.",
+        "codebook at zero; and how many of the float64 codes ours, and the reference, gave in float32. The very last",
+        f"column: for how many vectors the reference differs from itself in blocks of {rows[0].get('other_block', 5)}.",
         "",
-        *_table((*head, "same in float64", "tie in float64", "as ours", "as the reference"), body),
+        *_table((*head, "same in float64", "tie in float64", "as ours", "as the reference", "reference, itself"), body),
     ]
 
 

@@ -32,6 +32,8 @@ _ENVIRONMENT = threading.Lock()
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 WARM_UP_VECTORS = 64
 GEMM_SIZE = 2048
+# Vectors at a time, beside the reference's usual number: neither divides the other.
+OTHER_BLOCK = 5
 # What ``Quantizer.encode`` spends its time in, by the functions that do it.
 ENCODE_STEPS = {"first choice": "first_choice", "energies": "unary_energy", "passes": "search"}
 
@@ -228,7 +230,8 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
     the same, so that rounding alone made the difference; ``tied_in_float64`` those of the others whose codes stand for
     the same vector: entries that fitting never used end as zero, and which of two such is named means nothing.
     ``float64_is_ours`` and ``float64_is_theirs`` count those for which the reference's float64 codes are what ours, and
-    what the reference, gave in float32.
+    what the reference, gave in float32. ``itself_different`` counts the vectors for which the reference differs from
+    itself when it is given blocks of another size, which changes the order of its sums and nothing else.
     """
     import torch
 
@@ -240,12 +243,16 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
     state = to_multi_quantization(_model(ours, folder), normalized_input=True)
     reference, imported = reference_of(state), from_multi_quantization(state)
     data = torch.from_numpy(_held_out(vectors, count))
-    theirs = []
-    with Progress(f"reference, set {vectors.name}", total=count, unit="vector") as progress, torch.inference_mode():
-        for block in data.split(Reference.block):
-            theirs.append(reference.encode(block, refine_indexes_iters=iterations, as_bytes=False))
-            progress.advance(len(block))
-    indexes = torch.cat(theirs)
+    with Progress(f"reference, set {vectors.name}", total=2 * count, unit="vector") as progress, torch.inference_mode():
+
+        def encoded(block_size: int) -> Any:
+            codes = []
+            for block in data.split(block_size):
+                codes.append(reference.encode(block, refine_indexes_iters=iterations, as_bytes=False))
+                progress.advance(len(block))
+            return torch.cat(codes)
+
+        indexes, regrouped = encoded(Reference.block), encoded(OTHER_BLOCK)
     own = imported.encode(data, "exact", iterations).long()
     different = (own != indexes).any(1)
     own, indexes, rows = own[different], indexes[different], data[different]
@@ -264,6 +271,8 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
     return {
         "vectors": count,
         "block": Reference.block,
+        "other_block": OTHER_BLOCK,
+        "itself_different": int((indexes != regrouped).any(1).sum()),
         "different": len(rows),
         "same_in_float64": int(same.sum()),
         "tied_in_float64": int(tied.sum()),
