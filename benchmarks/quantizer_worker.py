@@ -253,6 +253,7 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
             return torch.cat(codes)
 
         indexes, regrouped = encoded(Reference.block), encoded(OTHER_BLOCK)
+    itself_different = int((indexes != regrouped).any(1).sum())
     own = imported.encode(data, "exact", iterations).long()
     different = (own != indexes).any(1)
     own, indexes, rows = own[different], indexes[different], data[different]
@@ -272,7 +273,7 @@ def agreement(ours: Any, folder: Path, vectors: Any, count: int, iterations: int
         "vectors": count,
         "block": Reference.block,
         "other_block": OTHER_BLOCK,
-        "itself_different": int((indexes != regrouped).any(1).sum()),
+        "itself_different": itself_different,
         "different": len(rows),
         "same_in_float64": int(same.sum()),
         "tied_in_float64": int(tied.sum()),
