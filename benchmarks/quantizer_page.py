@@ -98,13 +98,14 @@ def _codes(rows: list[Row]) -> list[str]:
             )
         )
     head = ("set", "channels", "codebooks × entries", "passes", "held-out vectors", "identical codes", "others")
+    others = sorted({row["other_block"] for row in rows if "other_block" in row})
     return [
         f"Same weights, same input, mode *exact* against the reference's own encode in blocks of {rows[0]['block']}.",
         "Where two candidates are equal up to the rounding of sums of hundreds of float32 numbers, each search keeps",
         "another one. The last columns say so of the others: for how many both searches, computed in float64, give the",
         "same codes; how many differ there, too, but stand for the same vector, because fitting left two entries of a",
         "codebook at zero; and how many of the float64 codes ours, and the reference, gave in float32. The very last",
-        f"column: for how many vectors the reference differs from itself in blocks of {rows[0].get('other_block', 5)}.",
+        f"column: for how many vectors the reference differs from itself in blocks of {', '.join(map(str, others))}.",
         "",
         *_table((*head, "same in float64", "tie in float64", "as ours", "as the reference", "reference, itself"), body),
     ]
