@@ -62,16 +62,16 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
     pip install ${PIP_ARGS} --no-deps --root=/overlay .
 
 # What all images have in common. No pip, no compiler, no source tree: root owns the code, another user runs it, and
-# only /work (a volume) and /tmp are written to, so that the root file system may be read-only.
+# only /data (a volume) and /tmp are written to, so that the root file system may be read-only.
 FROM ${BASE_IMAGE} AS common
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN groupadd --gid 10001 mvqkd \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /work --shell /usr/sbin/nologin mvqkd \
-    && install -d -o 10001 -g 10001 /work
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin mvqkd \
+    && install -d -o 10001 -g 10001 /data
 ENV PATH=/opt/mvqkd/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOME=/work \
+    HOME=/data \
     XDG_CACHE_HOME=/tmp/cache \
     MPLCONFIGDIR=/tmp/matplotlib \
     NUMBA_CACHE_DIR=/tmp/numba
@@ -79,7 +79,7 @@ LABEL org.opencontainers.image.title="mvqkd" \
       org.opencontainers.image.description="Distil a speech teacher into a small ONNX student by predicting codebook indexes" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["mvqkd"]
 
 # REVISION comes last in each image, for what follows it is built anew. MVQKD_GIT_SHA is what artifacts record, there
@@ -91,7 +91,7 @@ USER 10001:10001
 EXPOSE 8470
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8470/healthz', timeout=4)"]
-CMD ["serve", "--host", "0.0.0.0", "--bundle", "/work/bundle"]
+CMD ["serve", "--host", "0.0.0.0", "--bundle", "/data/bundle"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.revision="${REVISION}"
 ENV MVQKD_GIT_SHA=${REVISION}

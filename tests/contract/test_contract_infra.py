@@ -213,7 +213,7 @@ def test_server_is_started_with_flags_that_it_has_and_has_time_to_end() -> None:
     assert pod["terminationGracePeriodSeconds"] >= pause_s + parsed.drain_s + 10
     assert container["ports"] == [{"name": "http", "containerPort": DEFAULT_PORT}]
     writable = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert writable == {"/work", "/tmp"}, "all that the image writes to"
+    assert writable == {"/data", "/tmp"}, "all that the image writes to"
 
 
 @pytest.mark.parametrize("name", ["mvqkd-serve", "mvqkd-mlflow"])

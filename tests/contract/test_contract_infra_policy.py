@@ -32,7 +32,7 @@ def _changed(kind: str, name: str, change: Change) -> list[Object]:
     """The dev overlay with one object changed."""
     objects = copy.deepcopy(list(_dev()))
     (target,) = (obj for obj in objects if (obj.kind, obj.name) == (kind, name))
-    change(target.manifest)  # type: ignore[arg-type]
+    change(target.manifest)
     return objects
 
 

@@ -31,7 +31,7 @@ print(json.dumps({
     "user": [os.getuid(), os.getgid(), os.getgroups()],
     "capabilities": [status[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
     "no_new_privileges": status["NoNewPrivs"].strip(),
-    "writable": [folder for folder in ("/", "/etc", "/opt/mvqkd", "/run", "/tmp", "/usr/bin", "/var/tmp", "/work")
+    "writable": [folder for folder in ("/", "/etc", "/opt/mvqkd", "/run", "/tmp", "/usr/bin", "/var/tmp", "/data")
                  if can_write(folder)],
     "network": os.listdir("/sys/class/net"),
 }))
@@ -129,7 +129,7 @@ def test_doctor(box: Box, tmp_path: Path) -> None:
     (checkout / ".dvc").mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml", "constraints.txt", ".dvc/config"):
         shutil.copy(ROOT / name, checkout / name)
-    done = box.engine.run(box.image, "doctor", volumes=[f"{checkout}:/work:ro"])
+    done = box.engine.run(box.image, "doctor", volumes=[f"{checkout}:/data:ro"])
     assert done.stderr == ""
     if box.target == "cpu":
         assert done.returncode == 0, done.stdout
@@ -147,7 +147,7 @@ def test_what_the_image_says_of_itself(box: Box) -> None:
     environment = dict(entry.split("=", 1) for entry in config["Env"])
     assert config["User"] == f"{UID}:{UID}"
     assert config["Entrypoint"] == ["mvqkd"]
-    assert config["WorkingDir"] == "/work"
+    assert config["WorkingDir"] == "/data"
     assert labels["org.opencontainers.image.title"] == "mvqkd"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["org.opencontainers.image.revision"] == environment["MVQKD_GIT_SHA"]

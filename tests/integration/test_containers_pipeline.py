@@ -66,7 +66,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     for name in ("container", "host"):
         writable_folder(root / name)
         (root / name / "params.yaml").write_text(yaml.safe_dump(tiny_params(manifest), sort_keys=False))
-    volumes = [f"{root / 'corpus'}:{root / 'corpus'}:ro", f"{root / 'container'}:/work"]
+    volumes = [f"{root / 'corpus'}:{root / 'corpus'}:ro", f"{root / 'container'}:/data"]
     for name in STAGES:
         commands = [[name]]
         if name == "encode-ci":
@@ -142,18 +142,18 @@ def test_a_champion_goes_through_a_registry_to_the_server(folders: Folders, tmp_
     recording = folders.corpus / "audio" / "utterance-0000.wav"
     shutil.copy(recording, tmp_path / "a.wav")
     server = ["server", "--host=127.0.0.1", "--port=5000", "--workers=1"]
-    server += ["--backend-store-uri=sqlite:////work/mlflow.db", "--artifacts-destination=/work/artifacts"]
+    server += ["--backend-store-uri=sqlite:////data/mlflow.db", "--artifacts-destination=/data/artifacts"]
     environment = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
-    with engine.background(image, *server, entrypoint="mlflow", volumes=[f"{mlflow}:/work"]) as registry:
+    with engine.background(image, *server, entrypoint="mlflow", volumes=[f"{mlflow}:/data"]) as registry:
         _wait_for(engine, registry, "http://127.0.0.1:5000/health")
         shared = {"network": f"container:{registry}", "environment": environment}
         for name in ("gate", "promote"):
-            done = engine.run(image, name, volumes=[f"{stages}:/work"], **shared)
+            done = engine.run(image, name, volumes=[f"{stages}:/data"], **shared)
             assert done.returncode == 0, done.stderr
         champion = ["serve", "--bundle=models:/tiny@champion"]
-        with engine.background(serve_image, *champion, volumes=[f"{tmp_path}:/work:ro"], **shared) as serving:
+        with engine.background(serve_image, *champion, volumes=[f"{tmp_path}:/data:ro"], **shared) as serving:
             _wait_for(engine, serving, "http://127.0.0.1:8470/readyz")
-            heard = json.loads(engine.call("exec", serving, "python3", "-c", _UPLOAD, "/work/a.wav").stdout)
+            heard = json.loads(engine.call("exec", serving, "python3", "-c", _UPLOAD, "/data/a.wav").stdout)
     assert heard["bundle_id"] == load_artifact(stages / "artifacts" / "bundle").id
     command = [sys.executable, "-m", "mvqkd", "transcribe", "--format", "jsonl"]
     here = subprocess.run(
@@ -178,7 +178,7 @@ def _wait_for(engine: Engine, container: str, url: str) -> None:
 
 def test_a_stage_that_fails_is_one_line(tmp_path: Path) -> None:
     engine, image = required_engine("cpu")
-    done = engine.run(image, "extract-teacher", volumes=[f"{readable_folder(tmp_path)}:/work:ro"])
+    done = engine.run(image, "extract-teacher", volumes=[f"{readable_folder(tmp_path)}:/data:ro"])
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("mvqkd extract-teacher: ")
@@ -187,7 +187,7 @@ def test_a_stage_that_fails_is_one_line(tmp_path: Path) -> None:
 def test_a_work_folder_that_may_not_be_written_to_is_told(folders: Folders, tmp_path: Path) -> None:
     engine, image = required_engine("cpu")
     shutil.copy(folders.container / "params.yaml", tmp_path)
-    volumes = [f"{folders.corpus}:{folders.corpus}:ro", f"{readable_folder(tmp_path)}:/work:ro"]
+    volumes = [f"{folders.corpus}:{folders.corpus}:ro", f"{readable_folder(tmp_path)}:/data:ro"]
     done = engine.run(image, "prepare-data", volumes=volumes)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -24,14 +24,14 @@ print(urllib.request.urlopen("http://127.0.0.1:8470" + sys.argv[1], timeout=20).
 """
 _UPLOAD = """
 import pathlib, urllib.request
-body = pathlib.Path("/work/a.wav").read_bytes()
+body = pathlib.Path("/data/a.wav").read_bytes()
 print(urllib.request.urlopen("http://127.0.0.1:8470/v1/transcribe", data=body, timeout=60).read().decode())
 """
 _STREAM = """
 import json, soundfile
 from websockets.sync.client import connect
 
-samples, rate = soundfile.read("/work/a.wav", dtype="int16")
+samples, rate = soundfile.read("/data/a.wav", dtype="int16")
 with connect("ws://127.0.0.1:8470/v1/stream", proxy=None) as client:
     client.send(json.dumps({"type": "start", "sample_rate": rate, "format": "s16le"}))
     for first in range(0, len(samples), rate // 10):
@@ -71,7 +71,7 @@ def server(folder: Path) -> Iterator[Server]:
 def _serving(folder: Path) -> Iterator[Server]:
     """The image as it starts by itself, once its own health check holds."""
     engine, image = required_engine("serve")
-    with engine.background(image, volumes=[f"{folder}:/work:ro"]) as container:
+    with engine.background(image, volumes=[f"{folder}:/data:ro"]) as container:
         deadline = time.monotonic() + 60
         while engine.call("healthcheck", "run", container, check=False).returncode:
             assert time.monotonic() < deadline, engine.call("logs", container).stderr
@@ -99,13 +99,13 @@ def test_a_stream_is_transcribed(server: Server) -> None:
 def test_transcribe_without_a_server(folder: Path) -> None:
     engine, image = required_engine("serve")
     for options in ([], ["--stream"]):
-        done = engine.run(image, "transcribe", "--bundle", "bundle", *options, "a.wav", volumes=[f"{folder}:/work:ro"])
+        done = engine.run(image, "transcribe", "--bundle", "bundle", *options, "a.wav", volumes=[f"{folder}:/data:ro"])
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "CAB"), done.stderr
 
 
 def test_a_bundle_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     engine, image = required_engine("serve")
-    done = engine.run(image, volumes=[f"{readable_folder(tmp_path)}:/work:ro"])
+    done = engine.run(image, volumes=[f"{readable_folder(tmp_path)}:/data:ro"])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("mvqkd serve: ")
     assert "Traceback" not in done.stderr
@@ -113,8 +113,8 @@ def test_a_bundle_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_health_check_fails_where_the_port_does_not_answer(folder: Path) -> None:
     engine, image = required_engine("serve")
-    command = ["serve", "--host", "0.0.0.0", "--port", "8471", "--bundle", "/work/bundle"]
-    with engine.background(image, *command, volumes=[f"{folder}:/work:ro"]) as container:
+    command = ["serve", "--host", "0.0.0.0", "--port", "8471", "--bundle", "/data/bundle"]
+    with engine.background(image, *command, volumes=[f"{folder}:/data:ro"]) as container:
         assert engine.call("healthcheck", "run", container, check=False).returncode == 1
 
 

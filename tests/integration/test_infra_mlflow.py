@@ -98,7 +98,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     prepared = subprocess.run(
         [sys.executable, *_here(prepare["command"][1:], here)],
         env=_environment(prepare, secrets, {}, here),
-        cwd=places["/work"],
+        cwd=places["/data"],
         capture_output=True,
         text=True,
         check=False,
@@ -112,7 +112,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process = subprocess.Popen(
             command,
             env=_environment(main, secrets, settings, here),
-            cwd=places["/work"],
+            cwd=places["/data"],
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -147,7 +147,7 @@ def _environment(
         if "valueFrom" in variable:
             values[variable["name"]] = secrets[variable["valueFrom"]["secretKeyRef"]["key"]]
     # What the image sets, and one thread: the machine is shared.
-    image = {"HOME": here["/work"], "TMPDIR": here["/tmp"], "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    image = {"HOME": here["/data"], "TMPDIR": here["/tmp"], "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     return {"PATH": os.environ["PATH"], **image, **values}
 
 
