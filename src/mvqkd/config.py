@@ -3,6 +3,9 @@
 A section's name is the dvc ``params:`` key and the CLI subcommand. Unknown keys are refused with the nearest
 known one; range checks name the field. Beside every default stands its reason. Importing this module loads
 neither torch nor lhotse.
+
+One long module on purpose: it is the table of all parameters, which people search from top to bottom, and every
+dvc stage depends on it whole.
 """
 
 from __future__ import annotations
@@ -248,6 +251,12 @@ class TrainStudentConfig(Section):
     distillation_layer: int | None = Field(
         None, ge=1, description="1-based student layer that predicts; default: the middle"
     )
+    distillation_stride: int = Field(
+        1,
+        ge=1,
+        description="only every so many-th student frame has the distillation loss, from another first frame in each "
+        "step: neighbours say much the same, and 2 halves what the loss costs",
+    )
     delta_frames: int = Field(0, ge=0, description="student frames by which targets are delayed (streaming)")
     predictor_layers: int = Field(
         1,
@@ -281,7 +290,12 @@ class TrainStudentConfig(Section):
         "recordings that are cut close: microphones are not. 0: none",
     )
     spec_augment: bool = Field(True, description="time and frequency masks; never time warp: indexes would move")
-    num_checkpoints: int = Field(5, ge=1, description="last epoch checkpoints that are averaged into the student")
+    num_checkpoints: int | None = Field(
+        None,
+        ge=1,
+        description="last epoch checkpoints that are averaged into the student; default: those of the last quarter of "
+        "num_epochs, 1 to 5. Earlier weights have not settled: docs/experiments_averaged.md",
+    )
     early_stop_epochs: int = Field(
         0,
         ge=0,
@@ -311,6 +325,11 @@ class TrainStudentConfig(Section):
     )
     seed: int = Field(0, ge=0, description="initialisation, batch order and masks")
     device: str = Field("auto", description="auto: cuda when there is one, else cpu")
+
+    @property
+    def averaged_checkpoints(self) -> int:
+        """``num_checkpoints`` or its default."""
+        return self.num_checkpoints or min(5, max(1, self.num_epochs // 4))
 
     @model_validator(mode="after")
     def _noam_has_a_peak(self) -> TrainStudentConfig:

@@ -104,7 +104,7 @@ class Trainer:
                 return {}, state
             save_state(directory, state, self.losses, self.optimizer)
         write_history(directory, state.history)
-        return average_epochs(directory, best, config.num_checkpoints), state
+        return average_epochs(directory, best, config.averaged_checkpoints), state
 
     def step(self, batches: Sequence[Batch], state: TrainerState, progress: float) -> dict[str, float]:
         """One optimizer step of all ranks.
@@ -158,7 +158,8 @@ class Trainer:
             _last_row(state)["dev_loss"] = state.dev_losses[-1]
         if self.directory is not None:
             # Early stopping goes back by so many epochs at most.
-            save_epoch(self.directory, state.epoch, self.student, config.num_checkpoints + config.early_stop_epochs)
+            kept = config.averaged_checkpoints + config.early_stop_epochs
+            save_epoch(self.directory, state.epoch, self.student, kept)
         state.epoch += 1
         state.batch = 0
 

@@ -60,9 +60,17 @@ class TrainingLosses(nn.Module):
             if silence is not None:
                 targets = delay_targets(targets, silence, self.objective.missing)
             targets = targets[:, : layers[0].size(1)].to(self.device)
-            losses["distillation_loss"] = self.objective(layers[self.layer_index], targets)
+            first, stride = self._first_frame(targets.size(1)), config.distillation_stride
+            losses["distillation_loss"] = self.objective(
+                layers[self.layer_index][:, first::stride], targets[:, first::stride]
+            )
             loss = loss + self.distillation_scale(progress) * losses["distillation_loss"]
         return {"loss": loss, **losses}
+
+    def _first_frame(self, num_frames: int) -> int:
+        """The first student frame with a distillation loss; nothing is drawn where all have one."""
+        choices = min(self.config.distillation_stride, num_frames)
+        return int(torch.randint(choices, ())) if choices > 1 else 0
 
     def distillation_scale(self, progress: float) -> float:
         """Weight of the distillation loss at a share of the run."""

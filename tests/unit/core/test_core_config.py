@@ -54,7 +54,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
 
 def test_sections_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        GateConfig().max_wer = 2.0  # type: ignore[misc]
+        GateConfig().max_wer = 2.0
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,11 @@ def test_field_names_reach_into_nested_sections() -> None:
     assert "model" not in names
     assert literal_choices(TrainStudentConfig.model_fields["objective"].annotation) == ("none", "l1", "l2", "mvq")
     assert literal_choices(int) == ()
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "averaged"), [(1, 1), (4, 1), (7, 1), (8, 2), (14, 3), (20, 5), (30, 5), (100, 5)]
+)
+def test_checkpoints_of_the_last_quarter_are_averaged(num_epochs: int, averaged: int) -> None:
+    assert TrainStudentConfig(num_epochs=num_epochs).averaged_checkpoints == averaged
+    assert TrainStudentConfig(num_epochs=num_epochs, num_checkpoints=4).averaged_checkpoints == 4

@@ -38,7 +38,7 @@ def indexes_of(cut: Cut, *, short_by: int = 0) -> np.ndarray:
     return np.stack([np.arange(frames) % 256, 255 - np.arange(frames) % 256], axis=1).astype(np.uint8)
 
 
-def objective(read=indexes_of, delta_frames: int = 0) -> CodebookObjective:  # type: ignore[no-untyped-def]
+def objective(read=indexes_of, delta_frames: int = 0) -> CodebookObjective:
     torch.manual_seed(0)
     return CodebookObjective(read, RATE_HZ, hidden_dim=8, num_codebooks=2, codebook_size=256, delta_frames=delta_frames)
 
@@ -83,7 +83,7 @@ def test_regression_to_the_mean_costs_about_the_chance_level(distance: str, chan
     rng = np.random.default_rng(0)
     embeddings = (rng.standard_normal((500, 6)) * 3 + 2).astype(np.float32)
     regression = RegressionObjective(
-        distance,  # type: ignore[arg-type]
+        distance,
         lambda cut: embeddings[: round(cut.num_samples / 320)],
         RATE_HZ,
         hidden_dim=8,

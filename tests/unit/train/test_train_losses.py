@@ -88,3 +88,25 @@ def test_training_hears_silence_and_evaluation_does_not() -> None:
     assert all(torch.isfinite(value) for value in with_silence.values())
     assert with_silence["loss"] != without.train()(BATCH, 0.5)["loss"]
     assert torch.equal(module.eval()(BATCH, 0.5)["loss"], without.eval()(BATCH, 0.5)["loss"])
+
+
+def test_with_a_stride_each_frame_has_the_distillation_loss_in_its_turn() -> None:
+    every, second = losses_of(), losses_of(distillation_stride=2)
+    with torch.no_grad():
+        full = every(BATCH, 0.5)
+        halves = []
+        for step in range(12):
+            seed_step(step, 0)
+            found = second(BATCH, 0.5)
+            torch.testing.assert_close(found["transducer_loss"], full["transducer_loss"])
+            halves.append(found["distillation_loss"])
+    first = halves[0]
+    other = next(half for half in halves if not torch.isclose(half, first))
+    assert all(torch.isclose(half, first) or torch.isclose(half, other) for half in halves)
+    torch.testing.assert_close((first + other) / 2, full["distillation_loss"])
+
+
+def test_a_stride_beyond_the_frames_leaves_one_of_them() -> None:
+    with torch.no_grad():
+        losses = [losses_of(distillation_stride=1000)(BATCH, 0.5)["distillation_loss"] for _ in range(5)]
+    assert all(torch.isfinite(loss) for loss in losses)
