@@ -35,7 +35,7 @@ def judge_on(cluster: ClusterConfig) -> dsl.graph_component.GraphComponent:
         evaluate_config: str,
         gate_config: str,
         promote_config: str,
-        test_splits: List[str],  # noqa: UP006
+        test_splits: List[str],  # noqa: UP006 # as above
         data: dsl.Input[dsl.Dataset],
         data_id: str,
         student: dsl.Input[dsl.Model],

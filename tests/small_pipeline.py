@@ -42,7 +42,7 @@ def small_text(*, memory: str = "1Gi", retries: int = 3, caching: bool = True, e
         share: float = 0.5,
         dry: bool = False,
         splits: list[str] = ["test"],  # noqa: B006 - the compiler reads it, nothing calls it
-        labels: dict[str, str] = {},  # noqa: B006
+        labels: dict[str, str] = {},  # noqa: B006 - likewise
     ) -> None:
         prepared = prepare(config=prepare_data_config).set_memory_limit(memory).set_caching_options(caching)
         kubernetes.add_toleration(prepared, key="spot", operator="Exists")

@@ -36,7 +36,7 @@ def _absent_extension() -> types.ModuleType:
 
     module = types.ModuleType("torchaudio._extension")
     module._IS_TORCHAUDIO_EXT_AVAILABLE = False  # type: ignore[attr-defined]  # names torchaudio looks up
-    module._IS_ALIGN_AVAILABLE = False  # type: ignore[attr-defined]
-    module.fail_if_no_align = fail_if_no_align  # type: ignore[attr-defined]
-    module._check_cuda_version = lambda: None  # type: ignore[attr-defined]
+    module._IS_ALIGN_AVAILABLE = False  # type: ignore[attr-defined] # likewise
+    module.fail_if_no_align = fail_if_no_align  # type: ignore[attr-defined] # likewise
+    module._check_cuda_version = lambda: None  # type: ignore[attr-defined] # likewise
     return module

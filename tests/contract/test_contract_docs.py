@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("demo", "README.md"),
         ("distillation", "docs/experiments.md"),
+        ("distillation_averaged", "docs/experiments_averaged.md"),
         ("distillation_prompts", "docs/experiments_prompts.md"),
         ("gate", "docs/gate.md"),
         ("install_size", "README.md"),
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_page_is_what_its_benchmark_renders(name: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     # One benchmark may have figures on several sets of data, each with a name behind an underscore.
-    script = "distillation" if name == "distillation_prompts" else name
+    script = "distillation" if name.startswith("distillation_") else name
     benchmark = importlib.import_module(script)
     results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
     rendered = benchmark.render(results)

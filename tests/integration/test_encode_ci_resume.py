@@ -175,7 +175,7 @@ def test_killed_and_run_again(corpus: Corpus, undisturbed: Artifact) -> None:
     used_again = []
 
     class Recorder(TinyTeacher):
-        def embed(self, audio):  # type: ignore[no-untyped-def]
+        def embed(self, audio):
             used_again.extend(len(samples) for samples in audio)
             return super().embed(audio)
 
@@ -195,7 +195,7 @@ def test_a_damaged_shard_of_a_killed_run_is_not_trusted(
     class Interrupted(TinyTeacher):
         calls = 0
 
-        def embed(self, audio):  # type: ignore[no-untyped-def]
+        def embed(self, audio):
             self.calls += 1
             if self.calls > 5:
                 raise KeyboardInterrupt
@@ -241,7 +241,7 @@ def test_a_rank_loads_only_its_own_cuts(corpus: Corpus, monkeypatch: pytest.Monk
     loaded: list[int] = []
 
     def counted(*arguments: object) -> object:
-        cuts = load_cuts(*arguments)  # type: ignore[arg-type]
+        cuts = load_cuts(*arguments)
         loaded.append(len(cuts))
         return cuts
 
@@ -315,7 +315,7 @@ def test_indexes_of_another_quantizer_are_refused(corpus: Corpus, undisturbed: A
 
 def test_a_teacher_with_too_few_frames_is_refused(corpus: Corpus) -> None:
     class Short(TinyTeacher):
-        def embed(self, audio):  # type: ignore[no-untyped-def]
+        def embed(self, audio):
             embeddings, lengths = super().embed(audio)
             return embeddings, lengths - 3
 

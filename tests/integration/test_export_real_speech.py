@@ -66,7 +66,7 @@ def by_torch(student: Student, variant: Variant, method: str, samples: Floats) -
     if variant == "ctc":
         return ctc_greedy_search(reference.ctc_log_probs(hidden), frames)[0]
     search = greedy_search if method == "greedy_search" else modified_beam_search
-    return search(reference, reference.project(hidden), frames)[0]  # type: ignore[operator]
+    return search(reference, reference.project(hidden), frames)[0]
 
 
 @pytest.mark.parametrize("method", ["greedy_search", "modified_beam_search"])

@@ -195,7 +195,7 @@ def test_inputs_of_another_lineage_are_refused(chain: Chain, tmp_path: Path) -> 
     )
     for stage, config in ((evaluate, EvaluateConfig()), (export_onnx, ExportOnnxConfig())):
         with pytest.raises(ArtifactMismatchError, match=other.short_id):
-            stage(config, data=other.path, student=chain.student.path, out=tmp_path / "out")  # type: ignore[operator]
+            stage(config, data=other.path, student=chain.student.path, out=tmp_path / "out")
 
 
 def test_an_unknown_split_names_the_known_ones(chain: Chain, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_transcribe_goes_on_after_a_bad_file_and_says_so(
     assert code == 1
     assert len(printed.out.splitlines()) == 1
     complaints = [line for line in printed.err.splitlines() if line.startswith("mvqkd transcribe: ")]
-    assert [re.search(r"bad\.wav|missing\.wav|empty", line)[0] for line in complaints] == [  # type: ignore[index]
+    assert [re.search(r"bad\.wav|missing\.wav|empty", line)[0] for line in complaints] == [
         *("bad.wav", "missing.wav", "empty")
     ]
     assert f"{good}: " in printed.err

@@ -276,7 +276,7 @@ def test_a_promoter_that_dies_is_finished_by_the_next_to_come(
         if len(calls) == moment:
             raise KeyboardInterrupt
         calls.append(arguments)
-        real(*arguments)  # type: ignore[arg-type]
+        real(*arguments)
 
     with monkeypatch.context() as dying:
         dying.setattr(registry_change, "_set_alias", dies)

@@ -124,9 +124,9 @@ def count_requests(line: Line, folder: Path) -> list[str]:
 def interrupted(line: Line, folder: Path, name: str, at: float, fate: Fate, *, is_outage: bool) -> None:
     """Promote while the line fails at a share of the way, then sync over a good one."""
     if not hasattr(interrupted, "total"):
-        interrupted.total = len(count_requests(line, folder))  # type: ignore[attr-defined]
+        interrupted.total = len(count_requests(line, folder))
         line.requests.clear()
-    position = max(1, int(at * interrupted.total))  # type: ignore[attr-defined]
+    position = max(1, int(at * interrupted.total))
     lineage, config = judged(folder, name), config_for(name)
     line.fate = lambda number, _method, _path: (
         fate if number == position or (is_outage and number > position) else "pass"

@@ -52,7 +52,7 @@ def output_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str
 def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mvqkd", "transcribe", *map(str, arguments)]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(command, env=ENVIRONMENT, **streams)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, env=ENVIRONMENT, **streams)
 
 
 @pytest.mark.parametrize(

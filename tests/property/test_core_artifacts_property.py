@@ -38,7 +38,7 @@ def test_round_trip_and_flipped_byte(payload: dict[str, bytes], facts: dict[str,
         ids = []
         for out in (Path(folder) / "first", Path(folder) / "second"):
             partial = PartialArtifact(out, "quantizer", stage="s", config={"x": 1})
-            for name, content in sorted(payload.items(), key=lambda _: random.random()):  # type: ignore[attr-defined]
+            for name, content in sorted(payload.items(), key=lambda _: random.random()):
                 (partial.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial.path / name).write_bytes(content)
             artifact = partial.commit(facts=facts)
@@ -52,7 +52,7 @@ def test_round_trip_and_flipped_byte(payload: dict[str, bytes], facts: dict[str,
         name = next((name for name, content in payload.items() if content), None)
         if name is not None:
             content = bytearray(payload[name])
-            content[random.randrange(len(content))] ^= 1 << random.randrange(8)  # type: ignore[attr-defined]
+            content[random.randrange(len(content))] ^= 1 << random.randrange(8)
             (Path(folder) / "first" / name).write_bytes(content)
             with pytest.raises(ArtifactCorruptError):
                 load_artifact(Path(folder) / "first")

@@ -90,7 +90,7 @@ def test_splits_are_disjoint_complete_and_independent_of_order(
     if len({key(recording) for recording in recordings}) < 2:
         return
     options = {"split_by": split_by, "test_share": 0.2, "dev_share": 0.1, "seed": seed}
-    splits = assign_splits(recordings, **options)  # type: ignore[arg-type]
+    splits = assign_splits(recordings, **options)
     assert set(splits) == {recording.row.id for recording in recordings}
     assert "train" in splits.values()
     assert any(map(is_test, splits.values()))
@@ -100,14 +100,14 @@ def test_splits_are_disjoint_complete_and_independent_of_order(
     assert all(len(names) == 1 for names in by_key.values())
     shuffled = list(recordings)
     random.shuffle(shuffled)
-    assert assign_splits(shuffled, **options) == splits  # type: ignore[arg-type]
+    assert assign_splits(shuffled, **options) == splits
 
 
 def test_large_sets_split_by_the_hash_alone_and_additions_move_nothing() -> None:
     options = {"split_by": "prompt", "test_share": 0.2, "dev_share": 0.0, "seed": 0}
     few = [_recording(index, f"TEXT {index}", "s") for index in range(400)]
     more = [*few, *(_recording(index, f"TEXT {index}", "s") for index in range(400, 600))]
-    before, after = assign_splits(few, **options), assign_splits(more, **options)  # type: ignore[arg-type]
+    before, after = assign_splits(few, **options), assign_splits(more, **options)
     assert all(after[name] == split for name, split in before.items())
     assert 0.15 < sum(map(is_test, before.values())) / 400 < 0.25
 

@@ -47,7 +47,7 @@ def candidate(made: Utterances, name: str, **changes: object) -> Candidate:
         utterances=made,
     )
     costs = Costs(bundle_bytes=100, graph_bytes=10, graphs=(name,), rtf=0.1)
-    return dataclasses.replace(Candidate(name * 64, scores, parity_ok=True, costs=costs), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(Candidate(name * 64, scores, parity_ok=True, costs=costs), **changes)
 
 
 def permuted(made: Utterances, order: list[int]) -> Utterances:
@@ -64,7 +64,7 @@ def permuted(made: Utterances, order: list[int]) -> Utterances:
 def test_the_order_of_utterances_means_nothing(made: tuple[Utterances, Utterances], random: object) -> None:
     ours, theirs = made
     order = list(range(len(ours.ids)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     decision = decide(candidate(ours, "c"), candidate(theirs, "d"), CONFIG)
     assert decide(candidate(permuted(ours, order), "c"), candidate(theirs, "d"), CONFIG) == decision
     assert decide(candidate(ours, "c"), candidate(permuted(theirs, order), "d"), CONFIG) == decision

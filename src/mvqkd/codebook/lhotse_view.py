@@ -18,9 +18,9 @@ from mvqkd.torchaudio_compat import import_torchaudio
 
 import_torchaudio()  # lhotse imports it, and must find it usable
 
-from lhotse import CutSet, fastcopy  # noqa: E402
-from lhotse.array import Array, TemporalArray  # noqa: E402
-from lhotse.features.io import FeaturesReader, register_reader  # noqa: E402
+from lhotse import CutSet, fastcopy  # noqa: E402 # the shim comes first
+from lhotse.array import Array, TemporalArray  # noqa: E402 # the shim comes first
+from lhotse.features.io import FeaturesReader, register_reader  # noqa: E402 # the shim comes first
 
 STORAGE_TYPE = "mvqkd_codebook_indexes"
 FIELD = "codebook_indexes"

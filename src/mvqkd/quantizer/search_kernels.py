@@ -1,7 +1,8 @@
 """The compiled functions of ``compiled_search``: numba turns these bodies into machine code.
 
 Arrays come from the caller, which keeps them alive: addresses are taken of them. Compiled code is kept on disk and
-compiled anew when this file changes; after a change of ``lanes`` alone, delete the folder __pycache__.
+compiled anew when this file changes; after a change of ``lanes`` alone, delete the folder __pycache__. That is also why
+all kernels share one long module: numba's cache does not see changes of the modules that a kernel is inlined from.
 """
 
 from __future__ import annotations

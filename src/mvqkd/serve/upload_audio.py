@@ -7,7 +7,7 @@ PyAV is held to containers that refer to no other file or address.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +98,9 @@ def _blocks_with_av(file: IO[bytes]) -> Iterator[Block]:
         raise _unusable("bytes that are no audio file") from error
 
 
-def _interleaved(frame: object) -> Floats:
-    samples = np.asarray(frame.to_ndarray(), dtype=np.float32)  # type: ignore[attr-defined]
-    channels = int(frame.layout.nb_channels)  # type: ignore[attr-defined]
+def _interleaved(frame: Any) -> Floats:
+    samples = np.asarray(frame.to_ndarray(), dtype=np.float32)
+    channels = int(frame.layout.nb_channels)
     return samples.reshape(-1, channels)
 
 

@@ -19,7 +19,7 @@ def log(*entries: Entry) -> tuple[Entry, ...]:
 
 
 def entry(action: Action, version: int | None, seen: int | None, **more: object) -> Entry:
-    return Entry(action, version, seen, "ann", "because", "", **more)  # type: ignore[arg-type]
+    return Entry(action, version, seen, "ann", "because", "", **more)
 
 
 def verdicts(*entries: Entry) -> list[Verdict]:

@@ -38,10 +38,10 @@ def test_sitting_leaves_out_what_was_made_long_before(lineage: Lineage) -> None:
 
     old = stage("2026-01-01T00:00:00+00:00", 5.0)
     train, export = stage("2026-01-02T10:10:00+00:00", 300.0), stage("2026-01-02T10:11:00+00:00", 30.0)
-    now = records.end_ms(export) + 1000  # type: ignore[arg-type]
-    assert sitting_start_ms([old, train, export], now) == records.start_ms(train)  # type: ignore[list-item,arg-type]
+    now = records.end_ms(export) + 1000
+    assert sitting_start_ms([old, train, export], now) == records.start_ms(train)
     late = now + SITTING_GAP_MS + 1
-    assert sitting_start_ms([old, train, export], late) == late  # type: ignore[list-item]
+    assert sitting_start_ms([old, train, export], late) == late
 
 
 def test_lists_of_figures_become_curves_and_texts_do_not_become_metrics(lineage: Lineage) -> None:

@@ -14,10 +14,10 @@ from mvqkd.torchaudio_compat import import_torchaudio
 
 import_torchaudio()
 
-from lhotse import CutSet, Recording  # noqa: E402
-from lhotse.audio import AudioSource  # noqa: E402
-from lhotse.cut import MonoCut  # noqa: E402
-from lhotse.dataset.collation import collate_custom_field  # noqa: E402
+from lhotse import CutSet, Recording  # noqa: E402 # the shim comes first
+from lhotse.audio import AudioSource  # noqa: E402 # the shim comes first
+from lhotse.cut import MonoCut  # noqa: E402 # the shim comes first
+from lhotse.dataset.collation import collate_custom_field  # noqa: E402 # the shim comes first
 
 
 def cut_of(cut_id: str, num_samples: int, sampling_rate: int = 16_000) -> Any:

@@ -12,7 +12,7 @@ from mvqkd.torchaudio_compat import import_torchaudio
 
 import_torchaudio()
 
-from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment  # noqa: E402
+from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment  # noqa: E402 # the shim comes first
 
 
 def cut(name: str, duration_s: float, text: str | None) -> Any:

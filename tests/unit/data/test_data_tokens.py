@@ -27,7 +27,7 @@ def test_unknown_characters_encode_to_unk_and_decode_to_nothing() -> None:
 @pytest.mark.parametrize("token_type", ["char", "bpe"])
 def test_saved_tokens_load_again_and_equal_training_gives_equal_bytes(tmp_path: Path, token_type: str) -> None:
     for folder in ("first", "second"):
-        Tokens.train(TEXTS, token_type, 40).save(tmp_path / folder)  # type: ignore[arg-type]
+        Tokens.train(TEXTS, token_type, 40).save(tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == (["bpe.model", "tokens.txt"] if token_type == "bpe" else ["tokens.txt"])
     for name in names:

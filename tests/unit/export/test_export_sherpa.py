@@ -39,10 +39,10 @@ def test_sherpa_finds_the_tokens_of_torch(
     reference = exported.reference
     tokens = OnnxTransducer(exported.bundle).tokens
     search = greedy_search if method == "greedy_search" else modified_beam_search
-    found = search(reference, *reference.encode(*pad_features(features)))  # type: ignore[operator]
+    found = search(reference, *reference.encode(*pad_features(features)))
     assert len({hypothesis.tokens for hypothesis in found}) == len(found)
     assert min(len(hypothesis.tokens) for hypothesis in found) > 3
-    with open_sherpa(exported.bundle, decoding_method=method) as sherpa:  # type: ignore[arg-type]
+    with open_sherpa(exported.bundle, decoding_method=method) as sherpa:
         assert sherpa.version.count(".") >= 2
         for samples, hypothesis in zip(recordings, found, strict=True):
             result = sherpa.decode(samples)
@@ -58,7 +58,7 @@ def test_sherpa_takes_the_int8_graphs(exported: Exported, recordings: list[Float
         "streaming": ("greedy", "onnxruntime-streaming-int8"),
         "ctc": ("ctc_greedy", "onnxruntime-int8"),
     }[variant]
-    expected = rows[key](recordings[0])  # type: ignore[index]
+    expected = rows[key](recordings[0])
     assert expected != rows["ctc_greedy" if variant != "ctc" else "greedy", "onnxruntime-int8"](recordings[0])
     with open_sherpa(exported.bundle, variant=variant, int8=True) as sherpa:
         assert sherpa.decode(padded_for_sherpa(recordings[0], 4)).text.startswith(expected)
@@ -75,7 +75,7 @@ def test_sherpa_streams_as_torch_would_decode_the_whole(
         for samples in (padded_for_sherpa(recording, 4) for recording in recordings):
             features = log_mel(samples)[:-SHERPA_EXTRA_FRAMES]
             hidden, frames = reference.hidden(*pad_features([features]), chunk_frames=4)
-            (expected,) = search(reference, reference.project(hidden), frames)  # type: ignore[operator]
+            (expected,) = search(reference, reference.project(hidden), frames)
             assert len(expected.tokens) > 3
             assert sherpa.decode(samples).symbols == tuple(tokens.symbols[token] for token in expected.tokens)
 

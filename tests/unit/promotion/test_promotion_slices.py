@@ -43,7 +43,7 @@ def test_speakers_are_resampled_where_there_are_enough() -> None:
 
 def test_one_utterance_without_speaker_leaves_utterances() -> None:
     names = [f"s{i % 30}" for i in range(120)]
-    pairs = paired(spread(300, 120), spread(310, 120), [10] * 120, [*names[:-1], None])  # type: ignore[list-item]
+    pairs = paired(spread(300, 120), spread(310, 120), [10] * 120, [*names[:-1], None])
     assert compare(pairs, CONFIG).unit == "utterance"
 
 

@@ -295,7 +295,7 @@ def test_reads_the_report_that_evaluate_and_export_write(tmp_path: Path) -> None
     for artifact, runtime in ((lineage.bundle, "onnxruntime"), (lineage.wer_report, "torch")):
         theirs = WerReport.load(artifact.path)
         ours = read_report(artifact).row(runtime, "greedy")
-        row = theirs.row("greedy", runtime)  # type: ignore[arg-type]
+        row = theirs.row("greedy", runtime)
         assert ours is not None
         assert row is not None
         assert (ours.wer, ours.interval_95) == (row.wer, row.interval_95)

@@ -108,11 +108,11 @@ def test_domains_and_their_spread() -> None:
 
 def test_mode_and_passes_are_those_asked_for() -> None:
     quantizer, x = random_quantizer(16, 4, 16), frames_of(300, 16)
-    exact, best = (report(quantizer, x, x[:0], 5, mode=mode) for mode in ("exact", "best"))  # type: ignore[arg-type]
+    exact, best = (report(quantizer, x, x[:0], 5, mode=mode) for mode in ("exact", "best"))
     assert (exact.search_mode, best.search_mode) == ("exact", "best")
     for mode, measured in (("exact", exact), ("best", best)):
         for passes, error in enumerate(measured.relative_error_by_iteration):
-            indexes = quantizer.encode(x, mode, passes)  # type: ignore[arg-type]
+            indexes = quantizer.encode(x, mode, passes)
             assert error == pytest.approx(relative_error(x, quantizer.decode(indexes)), abs=1e-6)
     assert best.relative_error < exact.relative_error
     unrefined = report(quantizer, x, x[:0], 0)

@@ -36,7 +36,7 @@ def test_any_text_is_read_or_refused_as_the_clients_fault(text: str) -> None:
 
 @given(st.binary(max_size=64), st.sampled_from(["f32le", "s16le"]))
 def test_any_bytes_are_samples_or_the_clients_fault(data: bytes, sample_format: str) -> None:
-    decoder = MessageDecoder(Start(sample_format=sample_format))  # type: ignore[arg-type]
+    decoder = MessageDecoder(Start(sample_format=sample_format))
     with contextlib.suppress(ClientFault):
         samples = decoder.decode(data)
         assert samples.dtype == np.float32

@@ -175,7 +175,7 @@ def test_a_dead_decoding_thread_is_no_health() -> None:
 
     async def status() -> int:
         (route,) = [route for route in app.routes if getattr(route, "path", "") == "/healthz"]
-        answer = await route.endpoint(Request({"type": "http", "app": app}))  # type: ignore[attr-defined]
+        answer = await route.endpoint(Request({"type": "http", "app": app}))
         return int(answer.status_code)
 
     async def scenario() -> None:

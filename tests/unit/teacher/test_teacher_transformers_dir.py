@@ -20,7 +20,7 @@ from mvqkd.teacher.base import Teacher, TeacherSpec, load_teacher
 from mvqkd.torchaudio_compat import import_torchaudio
 
 import_torchaudio()
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="extra transformers")
 
 WAVEFORM_SIZES: dict[str, Any] = {
     "hidden_size": 32,

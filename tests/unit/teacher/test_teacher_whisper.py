@@ -68,7 +68,7 @@ def test_the_last_layer_is_what_ctranslate2_computes(teacher: WhisperTeacher, sp
 
 def test_features_are_whispers_own(speech: Samples) -> None:
     # Whisper's feature extractor, as another library has it, on the padded 30 s window.
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="extra transformers")
     reference = transformers.WhisperFeatureExtractor()(speech, sampling_rate=16_000, return_tensors="pt")
     ours = LogMel(80)(torch.from_numpy(speech), 200)
     torch.testing.assert_close(ours, reference["input_features"][0, :, :200], atol=1e-4, rtol=0)
