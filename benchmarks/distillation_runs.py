@@ -30,7 +30,7 @@ from mvqkd.config import (
 from mvqkd.data.prepare import prepare_data
 from mvqkd.decode.evaluate import evaluate
 from mvqkd.decode.report import WerReport, chunk_ms, chunked_decoder
-from mvqkd.decode.scoring import paired_bootstrap, word_errors
+from mvqkd.decode.scoring import word_errors
 from mvqkd.quantizer.fit_stage import fit_quantizer
 from mvqkd.teacher.extract import extract_teacher
 from mvqkd.train.stage import train_student
@@ -41,6 +41,8 @@ BEAM = "modified_beam_search"
 RESAMPLES = 10_000
 # Student frames of 40 ms; 0 is the whole utterance.
 CHUNKS = [8, 16, 32, 0]
+# In the order of the test set, as one string each: a list would take a line a number in the results.
+WORDS, ERRORS = "words_of_utterances", "errors_of_utterances"
 
 
 @dataclass(frozen=True)
@@ -169,14 +171,14 @@ def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared,
     peak_file = work / f"peak-{key}.json"
 
     def train(out: Path) -> Artifact:
-        artifact = train_student(config, **shared.paths(), out=out)  # type: ignore[arg-type]
+        artifact = train_student(config, **shared.paths(), out=out)
         peak_file.write_text(str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), encoding="utf-8")
         return artifact
 
     student = _made(work / f"student-{key}", config, [shared.data], train)
     scoring = EvaluateConfig(teacher_wer=False, decoders=["greedy", BEAM, "ctc_greedy"], chunk_frames=CHUNKS)
     report = _made(
-        wer_folder(work, key),
+        work / f"wer-{key}",
         scoring,
         [shared.data, student],
         lambda out: evaluate(scoring, data=shared.data.path, student=student.path, out=out),
@@ -204,6 +206,7 @@ def train_and_score(variant: Variant, seed: int, budget: Budget, shared: Shared,
         "peak_bytes": int(peak_file.read_text(encoding="utf-8")) if peak_file.is_file() else None,
         "final_losses": {name: value for name, value in student.figures.items() if name.startswith("final_")},
         "chance_level": student.figures.get("distillation_chance_level"),
+        **_counts(report.path),
     }
 
 
@@ -223,24 +226,16 @@ def storage_bytes(variant: Variant, shared: Shared) -> int:
     return round(hours * 3600 * rate) * int(shared.embeddings.facts["dim"]) * FLOAT32_BYTES
 
 
-def wer_folder(work: Path, key: str) -> Path:
-    return work / f"wer-{key}"
-
-
-def compare(rows: list[dict[str, Any]], work: Path) -> None:
-    """Put into each row the p-values against the none and the l2 student of its seed (one-sided, paired bootstrap)."""
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Put into each row the p-values against the none and the l2 student of its seed (see `pooled`)."""
     for row in rows:
         for other in ("none", "l2"):
-            row[f"p_against_{other}"] = None
-            rival = next((r for r in rows if r["variant"] == other and r["seed"] == row["seed"]), None)
-            if rival is not None and rival is not row:
-                refs, mine = _texts(work, row)
-                _, theirs = _texts(work, rival)
-                better = paired_bootstrap(refs, theirs, mine, samples=RESAMPLES).probability_b_better
-                row[f"p_against_{other}"] = round(1 - better, 5)
+            rivals = [r for r in rows if r["variant"] == other and r["seed"] == row["seed"] and r is not row]
+            found = pooled([row, *rivals], row["variant"], other)
+            row[f"p_against_{other}"] = found["p"] if rivals and found else None
 
 
-def pooled(rows: list[dict[str, Any]], variant: str, other: str, work: Path) -> dict[str, Any] | None:
+def pooled(rows: list[dict[str, Any]], variant: str, other: str) -> dict[str, Any] | None:
     """Two variants over the seeds that both have: errors of an utterance are summed over seeds, utterances resampled.
 
     Returns:
@@ -251,12 +246,9 @@ def pooled(rows: list[dict[str, Any]], variant: str, other: str, work: Path) -> 
     seeds = sorted(set(mine) & set(theirs))
     if not seeds:
         return None
-    refs, _ = _texts(work, mine[seeds[0]])
-    words = np.array([len(ref.split()) for ref in refs], dtype=np.float64)
-    errors = [
-        np.array([_errors(refs, _texts(work, group[seed])[1]) for seed in seeds]).mean(0) for group in (mine, theirs)
-    ]
-    drawn = np.random.default_rng(0).multinomial(len(refs), np.full(len(refs), 1 / len(refs)), size=RESAMPLES)
+    words = _numbers(mine[seeds[0]][WORDS])
+    errors = [np.array([_numbers(group[seed][ERRORS]) for seed in seeds]).mean(0) for group in (mine, theirs)]
+    drawn = np.random.default_rng(0).multinomial(len(words), np.full(len(words), 1 / len(words)), size=RESAMPLES)
     rates = [(drawn @ count) / (drawn @ words) for count in errors]
     reductions = 1 - rates[0] / rates[1]
     wers = [float(count.sum() / words.sum()) for count in errors]
@@ -272,16 +264,20 @@ def pooled(rows: list[dict[str, Any]], variant: str, other: str, work: Path) -> 
     }
 
 
-def _errors(refs: list[str], hyps: list[str]) -> list[int]:
-    return [word_errors(ref, hyp).errors for ref, hyp in zip(refs, hyps, strict=True)]
+def _counts(report_folder: Path) -> dict[str, str]:
+    """Words and greedy errors of each test utterance: with them in the results, rows compare where no artifact is."""
+    report = WerReport.load(report_folder)
+    greedy = report.row("greedy", "torch")
+    assert greedy is not None
+    counts = [word_errors(u.ref, u.hyp[greedy.name]) for u in report.utterances]
+    return {
+        WORDS: " ".join(str(count.reference_length) for count in counts),
+        ERRORS: " ".join(str(count.errors) for count in counts),
+    }
 
 
-def _texts(work: Path, row: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """References and greedy texts of a row's test set."""
-    report = WerReport.load(wer_folder(work, row["key"]))
-    found = report.row("greedy", "torch")
-    assert found is not None
-    return [u.ref for u in report.utterances], [u.hyp[found.name] for u in report.utterances]
+def _numbers(text: str) -> np.ndarray:
+    return np.array(text.split(), dtype=np.float64)
 
 
 def train_config(variant: Variant, seed: int, budget: Budget) -> TrainStudentConfig:

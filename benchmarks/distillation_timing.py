@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from distillation_runs import Budget, Shared, Variant, train_config
+from distillation_variants import VARIANTS
+from mvqkd.config import ModelConfig
 from mvqkd.data.batches import Batch, BatchSource
 from mvqkd.data.cuts import load_cuts
 from mvqkd.data.sources import TRAIN
@@ -31,7 +33,7 @@ def measure_timing(budget: Budget, stored: Mapping[str, Shared], live: Mapping[s
     """Medians of the seconds of a step, of the ratios to the objective none, and of epochs.
 
     Args:
-        stored: what the objectives none, l2 and mvq learn from, by objective.
+        stored: what students learn from, by variant; none and mvq are among them.
         live: what the objective mvq learns from with that teacher in the loop, by the teacher's name.
     """
     torch.set_num_threads(1)
@@ -42,7 +44,29 @@ def measure_timing(budget: Budget, stored: Mapping[str, Shared], live: Mapping[s
     )
     plan = source.plan(0)
     batches = [source.collate(cuts) for cuts in plan[:: max(1, len(plan) // BATCHES)][:BATCHES]]
-    trainers = {name: _trainer(Variant(name, name), budget, shared, source) for name, shared in stored.items()}
+    trainers = {name: _trainer(VARIANTS[name], budget, shared, source) for name, shared in stored.items()}
+    steps = _step_rows(trainers, batches)
+    on_the_fly = [
+        _live_row(name, shared, budget, source, batches[:LIVE_BATCHES], trainers["mvq"])
+        for name, shared in live.items()
+    ]
+    defaults = {f"model.{name}": value for name, value in ModelConfig().model_dump().items()}
+    larger = replace(budget, base={**budget.base, **defaults})
+    of_defaults = {name: _trainer(VARIANTS[name], larger, stored[name], source) for name in ("none", "mvq")}
+    return {
+        "batches": len(batches),
+        "repetitions": REPETITIONS,
+        "batch_duration_s": budget.base["batch_duration_s"],
+        "steps": steps,
+        "steps_of_default_model": _step_rows(of_defaults, batches),
+        "step_ratio_mvq_vs_none": next(row["ratio_to_none"] for row in steps if row["name"] == "mvq"),
+        "on_the_fly": on_the_fly,
+        "epoch_ratio_on_the_fly_vs_stored": on_the_fly[-1]["epoch_ratio"] if on_the_fly else None,
+    }
+
+
+def _step_rows(trainers: Mapping[str, Trainer], batches: list[Batch]) -> list[dict[str, Any]]:
+    """Every trainer steps on a batch before the next batch is taken, so that all of them meet the same noise."""
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for repetition in range(REPETITIONS + 1):
         for batch in batches:
@@ -50,27 +74,15 @@ def measure_timing(budget: Budget, stored: Mapping[str, Shared], live: Mapping[s
                 spent = _step_seconds(trainer, batch)
                 if repetition:  # the first reads indexes from disk and fills caches
                     seconds[name].append(spent)
-    steps = [
+    return [
         {
             "name": name,
+            "parameters": trainers[name].student.num_parameters(),
             "median_s": statistics.median(values),
             "ratio_to_none": statistics.median(v / n for v, n in zip(values, seconds["none"], strict=True)),
         }
         for name, values in seconds.items()
     ]
-    on_the_fly = [
-        _live_row(name, shared, budget, source, batches[:LIVE_BATCHES], trainers["mvq"])
-        for name, shared in live.items()
-    ]
-    return {
-        "batches": len(batches),
-        "repetitions": REPETITIONS,
-        "batch_duration_s": budget.base["batch_duration_s"],
-        "steps": steps,
-        "step_ratio_mvq_vs_none": next(row["ratio_to_none"] for row in steps if row["name"] == "mvq"),
-        "on_the_fly": on_the_fly,
-        "epoch_ratio_on_the_fly_vs_stored": on_the_fly[-1]["epoch_ratio"] if on_the_fly else None,
-    }
 
 
 def _live_row(
@@ -96,7 +108,7 @@ def _trainer(variant: Variant, budget: Budget, shared: Shared, source: BatchSour
     device = torch.device("cpu")
     paths: dict[str, Path | None] = shared.paths()
     del paths["data"]
-    _, build = objective_of(config, shared.data, **paths, device=device)  # type: ignore[arg-type]
+    _, build = objective_of(config, shared.data, **paths, device=device)
     torch.manual_seed(0)
     student = Student(config.model, source.tokens.vocab_size)
     return Trainer(config, student, build(student), source, None, device)

@@ -101,7 +101,7 @@ class Bench:
         return sorted({1, len(os.sched_getaffinity(0))})
 
     def ours(self, mode: str = "exact", **changes: Any) -> Ours:
-        return Ours(mode, changes=(*self.scale.ours_changes, *changes.items()))  # type: ignore[arg-type]
+        return Ours(mode, changes=(*self.scale.ours_changes, *changes.items()))
 
     def of_ours(self) -> ReferenceOfOurs:
         return ReferenceOfOurs(changes=self.scale.ours_changes)

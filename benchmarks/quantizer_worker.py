@@ -192,7 +192,7 @@ def encode_profile(codec: Any, folder: Path, vectors: Any, count: int) -> dict[s
     model, data = _model(codec, folder), _held_out(vectors, count)
     profile = cProfile.Profile()
     profile.runcall(_encode, codec, model, data)
-    stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    stats: dict[Any, Any] = pstats.Stats(profile).stats
     seconds = {
         step: sum(entry[3] for (file, _, name), entry in stats.items() if name == function and "mvqkd" in file)
         for step, function in ENCODE_STEPS.items()

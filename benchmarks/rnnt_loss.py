@@ -49,7 +49,7 @@ def measure(case: str, form: str) -> dict[str, Any]:
 
     def work() -> float:
         losses = student.asr_losses(encoded, num_frames, targets, num_symbols, prune_range)
-        (losses.simple + losses.pruned).backward()  # type: ignore[no-untyped-call]  # as torch has it
+        (losses.simple + losses.pruned).backward()
         return losses.pruned.item()
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
