@@ -36,6 +36,7 @@ _ALL = [
     Variant("mvq, student layer 5", "mvq", changes={"distillation_layer": 5}),
     Variant("mvq, stride 2", "mvq", changes={"distillation_stride": 2}),
     # At most all of it once an epoch; as many passes over the transcribed speech, so more steps than without.
+    Variant("mvq, stride 2, untranscribed", "mvq", changes={"distillation_stride": 2, "untranscribed_ratio": 1.0}),
     Variant("mvq, untranscribed", "mvq", changes={"untranscribed_ratio": 1.0}),
     # About the steps that untranscribed speech adds, for who has none.
     Variant("none, 5 epochs", "none", changes={"num_epochs": 5}),
