@@ -20,6 +20,7 @@ tests on some of the training speakers: parameters are chosen there, and the tes
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import time
@@ -53,7 +54,7 @@ def main() -> None:
 
 def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
     # Here, so that --render needs neither torch nor lhotse.
-    from distillation_runs import ERRORS, Budget, compare, pooled, prepare, run_key, share, share_live, train_and_score
+    from distillation_runs import ERRORS, Budget, prepare, run_key, share, share_live, train_and_score
     from distillation_variants import BASE, VARIANTS
 
     base = BASE | {"num_epochs": arguments.epochs} | dict(arguments.set)
@@ -87,17 +88,16 @@ def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
         stored = {name: share(VARIANTS[name], budget, data, arguments.work) for name in TIMED}
         live = {teacher: share_live(teacher, data, arguments.work) for teacher in arguments.live_teachers}
         results["timing"] = measure_timing(budget, stored, live)
-        results["summary"] = _summary(results)
-        write_json(results_file, results)
     # Without its errors, a row of an earlier benchmark cannot be compared.
     results["rows"] = [row for row in results["rows"] if ERRORS in row]
-    done = {row["key"] for row in results["rows"]}
-    runs = [
-        (variant, seed, budget, shared[variant.name], arguments.work)
-        for seed in arguments.seeds
-        for variant in chosen
-        if run_key(variant, seed, budget, shared[variant.name]) not in done
-    ]
+    done = {row["key"]: row for row in results["rows"]}
+    runs = []
+    for seed, variant in itertools.product(arguments.seeds, chosen):
+        if (row := done.get(run_key(variant, seed, budget, shared[variant.name]))) is None:
+            runs.append((variant, seed, budget, shared[variant.name], arguments.work))
+        else:  # the same student may have had another name
+            row |= {"variant": variant.name, "changes": dict(variant.changes)}
+    _summarize(results)
     write_json(results_file, results)
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
@@ -106,15 +106,7 @@ def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
         for count, future in enumerate(as_completed(futures), start=1):
             row = future.result()
             results["rows"].append(row)
-            compare(results["rows"])
-            names = dict.fromkeys(row["variant"] for row in results["rows"])
-            results["pooled"] = [
-                found
-                for name in names
-                for other in ("none", "l2", "mvq")
-                if name != other and (found := pooled(results["rows"], name, other))
-            ]
-            results["summary"] = _summary(results)
+            _summarize(results)
             write_json(results_file, results)
             left = (time.monotonic() - started) / count * (len(runs) - count)
             print(
@@ -124,14 +116,29 @@ def _measure(arguments: argparse.Namespace, results_file: Path) -> None:
             )
 
 
+def _summarize(results: dict[str, Any]) -> None:
+    """Put comparisons of all rows and the summary into the results."""
+    from distillation_runs import compare, pooled
+
+    rows = results["rows"]
+    compare(rows)
+    results["pooled"] = [
+        found
+        for name in dict.fromkeys(row["variant"] for row in rows)
+        for other in ("none", "l2", "mvq")
+        if name != other and (found := pooled(rows, name, other))
+    ]
+    results["summary"] = _summary(results)
+
+
 def _summary(results: dict[str, Any]) -> dict[str, Any]:
-    against_none = next(
-        (row for row in results.get("pooled", []) if (row["variant"], row["against"]) == ("mvq", "none")), {}
-    )
+    against_none = {row["variant"]: row for row in results.get("pooled", []) if row["against"] == "none"}
+    mvq, more_speech = (against_none.get(name, {}) for name in ("mvq", "mvq, untranscribed"))
     timing = results.get("timing") or {}
     return {
-        "relative_wer_reduction_mvq_vs_none": against_none.get("relative_reduction"),
-        "p_mvq_vs_none": against_none.get("p"),
+        "relative_wer_reduction_mvq_vs_none": mvq.get("relative_reduction"),
+        "p_mvq_vs_none": mvq.get("p"),
+        "relative_wer_reduction_mvq_untranscribed_vs_none": more_speech.get("relative_reduction"),
         "step_ratio_mvq_vs_none": timing.get("step_ratio_mvq_vs_none"),
         "epoch_ratio_on_the_fly_vs_stored": timing.get("epoch_ratio_on_the_fly_vs_stored"),
     }

@@ -75,7 +75,7 @@ def _comparisons(pooled: Rows) -> list[str]:
     for row in chosen:
         lines.append(
             f"| {row['variant']} | {row['against']} | {len(row['seeds'])} | {_percent(row['relative_reduction'])} |"
-            f" {_interval(row)} | {row['p']:.4f} |"
+            f" {_interval(row)} | {_p(row)} |"
         )
     return [*lines, ""]
 
@@ -125,7 +125,7 @@ def _tried(rows: Rows, pooled: Rows) -> list[str]:
 
 def _against(pooled: Rows, name: str, other: str) -> str:
     found = next((row for row in pooled if (row["variant"], row["against"]) == (name, other)), None)
-    return f"{_percent(found['relative_reduction'])} | {_interval(found)} | {found['p']:.4f}" if found else "| | "
+    return f"{_percent(found['relative_reduction'])} | {_interval(found)} | {_p(found)}" if found else "| | "
 
 
 def _timing(timing: dict[str, Any] | None) -> list[str]:
@@ -174,6 +174,11 @@ def _peak(rows: Rows) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _p(row: dict[str, Any]) -> str:
+    # As fine as the resamples allow.
+    return f"{row['p']:.4f}" if row["p"] else "< 0.0001"
 
 
 def _interval(row: dict[str, Any]) -> str:
