@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mvqkd.train.codebook_loss import linear_cross_entropy
+
 
 class CodebookPredictor(nn.Module):
     """Logits of every codebook: a linear layer, deeper or with a look at the codebooks before where asked for.
@@ -42,6 +44,12 @@ class CodebookPredictor(nn.Module):
         logits: Tensor = self.linear(self.hidden(hidden))
         logits = logits.view(-1, self.num_codebooks, self.codebook_size)
         return logits if self.joint is None else logits + self.joint(hidden, indexes)
+
+    def loss(self, hidden: Tensor, indexes: Tensor) -> Tensor:
+        """Mean cross-entropy of int64 indexes (F, K), given hidden (F, H): that of the logits, sooner."""
+        if self.joint is not None or len(hidden) == 0:
+            return F.cross_entropy(self(hidden, indexes).float().flatten(0, 1), indexes.flatten())
+        return linear_cross_entropy(self.hidden(hidden), self.linear.weight, self.linear.bias, indexes)
 
 
 class JointPredictor(nn.Module):

@@ -126,9 +126,7 @@ class CodebookObjective(DistillationObjective):
     def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Predict targets (N, S, R * K) from hidden (N, S, H); padding is never projected."""
         real = (targets != IGNORE_INDEX).all(dim=-1)
-        wanted = targets[real]
-        logits: Tensor = self.predict(hidden[real], wanted)
-        return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten())
+        return self.predict.loss(hidden[real], targets[real])
 
 
 class RegressionObjective(DistillationObjective):

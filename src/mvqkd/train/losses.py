@@ -60,17 +60,16 @@ class TrainingLosses(nn.Module):
             if silence is not None:
                 targets = delay_targets(targets, silence, self.objective.missing)
             targets = targets[:, : layers[0].size(1)].to(self.device)
-            first, stride = self._first_frame(targets.size(1)), config.distillation_stride
-            losses["distillation_loss"] = self.objective(
-                layers[self.layer_index][:, first::stride], targets[:, first::stride]
-            )
+            chosen = self._frames_with_a_loss(targets.size(1))
+            losses["distillation_loss"] = self.objective(layers[self.layer_index][:, chosen], targets[:, chosen])
             loss = loss + self.distillation_scale(progress) * losses["distillation_loss"]
         return {"loss": loss, **losses}
 
-    def _first_frame(self, num_frames: int) -> int:
-        """The first student frame with a distillation loss; nothing is drawn where all have one."""
-        choices = min(self.config.distillation_stride, num_frames)
-        return int(torch.randint(choices, ())) if choices > 1 else 0
+    def _frames_with_a_loss(self, num_frames: int) -> slice:
+        """Student frames with a distillation loss: all of them in evaluation; nothing is drawn where all have one."""
+        stride = self.config.distillation_stride if self.training else 1
+        choices = min(stride, num_frames)
+        return slice(int(torch.randint(choices, ())) if choices > 1 else 0, None, stride)
 
     def distillation_scale(self, progress: float) -> float:
         """Weight of the distillation loss at a share of the run."""
