@@ -139,7 +139,9 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
         "relative_wer_reduction_mvq_vs_none": mvq.get("relative_reduction"),
         "p_mvq_vs_none": mvq.get("p"),
         "relative_wer_reduction_mvq_untranscribed_vs_none": more_speech.get("relative_reduction"),
+        # Of train-student's defaults, and of the table's smaller model and batches.
         "step_ratio_mvq_vs_none": timing.get("step_ratio_mvq_vs_none"),
+        "step_ratio_mvq_vs_none_of_small_model": timing.get("step_ratio_mvq_vs_none_of_small_model"),
         "epoch_ratio_on_the_fly_vs_stored": timing.get("epoch_ratio_on_the_fly_vs_stored"),
     }
 

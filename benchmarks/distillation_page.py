@@ -134,7 +134,13 @@ def _timing(timing: dict[str, Any] | None) -> list[str]:
     lines = [
         "## Time",
         "",
-        f"Steps on the same {timing['batches']} batches in turns, one thread, {timing['repetitions']} times; medians.",
+        f"Steps on the same {timing['batches']} batches in turns, one thread, {timing['repetitions']} times; medians."
+        + (
+            f" Batches of {timing['batch_duration_s']} s, with the defaults of train-student of"
+            f" {timing['default_batch_duration_s']:g} s."
+            if "default_batch_duration_s" in timing
+            else ""
+        ),
         "",
         "| student | step | seconds | to none |",
         "|---|---|---|---|",

@@ -13,7 +13,7 @@ import torch
 
 from distillation_runs import Budget, Shared, Variant, train_config
 from distillation_variants import VARIANTS
-from mvqkd.config import ModelConfig
+from mvqkd.config import TrainStudentConfig
 from mvqkd.data.batches import Batch, BatchSource
 from mvqkd.data.cuts import load_cuts
 from mvqkd.data.sources import TRAIN
@@ -39,27 +39,34 @@ def measure_timing(budget: Budget, stored: Mapping[str, Shared], live: Mapping[s
     torch.set_num_threads(1)
     data = stored["none"].data
     tokens = Tokens.load(data.path)
-    source = BatchSource(
-        load_cuts(data, TRAIN), tokens, batch_duration_s=float(budget.base["batch_duration_s"]), seed=0
-    )
-    plan = source.plan(0)
-    batches = [source.collate(cuts) for cuts in plan[:: max(1, len(plan) // BATCHES)][:BATCHES]]
+
+    def source_of(batch_duration_s: float) -> tuple[BatchSource, list[Batch]]:
+        source = BatchSource(load_cuts(data, TRAIN), tokens, batch_duration_s=batch_duration_s, seed=0)
+        plan = source.plan(0)
+        return source, [source.collate(cuts) for cuts in plan[:: max(1, len(plan) // BATCHES)][:BATCHES]]
+
+    source, batches = source_of(float(budget.base["batch_duration_s"]))
     trainers = {name: _trainer(VARIANTS[name], budget, shared, source) for name, shared in stored.items()}
     steps = _step_rows(trainers, batches)
     on_the_fly = [
         _live_row(name, shared, budget, source, batches[:LIVE_BATCHES], trainers["mvq"])
         for name, shared in live.items()
     ]
-    defaults = {f"model.{name}": value for name, value in ModelConfig().model_dump().items()}
-    larger = replace(budget, base={**budget.base, **defaults})
-    of_defaults = {name: _trainer(VARIANTS[name], larger, stored[name], source) for name in ("none", "mvq")}
+    defaults = TrainStudentConfig()
+    model = {f"model.{name}": value for name, value in defaults.model.model_dump().items()}
+    larger = replace(budget, base={**budget.base, **model})
+    large_source, large_batches = source_of(defaults.batch_duration_s)
+    of_defaults = {name: _trainer(VARIANTS[name], larger, stored[name], large_source) for name in stored}
+    default_steps = _step_rows(of_defaults, large_batches)
     return {
         "batches": len(batches),
         "repetitions": REPETITIONS,
         "batch_duration_s": budget.base["batch_duration_s"],
         "steps": steps,
-        "steps_of_default_model": _step_rows(of_defaults, batches),
-        "step_ratio_mvq_vs_none": next(row["ratio_to_none"] for row in steps if row["name"] == "mvq"),
+        "default_batch_duration_s": defaults.batch_duration_s,
+        "steps_of_default_model": default_steps,
+        "step_ratio_mvq_vs_none": _ratio_of_mvq(default_steps),
+        "step_ratio_mvq_vs_none_of_small_model": _ratio_of_mvq(steps),
         "on_the_fly": on_the_fly,
         "epoch_ratio_on_the_fly_vs_stored": on_the_fly[-1]["epoch_ratio"] if on_the_fly else None,
     }
@@ -83,6 +90,10 @@ def _step_rows(trainers: Mapping[str, Trainer], batches: list[Batch]) -> list[di
         }
         for name, values in seconds.items()
     ]
+
+
+def _ratio_of_mvq(rows: list[dict[str, Any]]) -> float:
+    return next(float(row["ratio_to_none"]) for row in rows if row["name"] == "mvq")
 
 
 def _live_row(
