@@ -1,8 +1,8 @@
 """The codebook loss without its logits: their products, softmax and gradients in one go.
 
 Autograd keeps the logits of every frame in float32, their logarithms and the gradients of both, and reads each from
-memory again: on a CPU that takes longer than the matrix products. Here the logits become their own gradients, block by
-block in the cache, while they are computed. The gradients are ready before the backward pass, which only scales them.
+memory again: on a CPU that takes longer than the matrix products. Here the logits of a block of frames become their own
+gradients in the cache and are gone before the next block. The backward pass only scales what is ready by then.
 
 Shapes: F frames, H hidden channels, K codebooks, C entries a codebook.
 """
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Logits that are in float32 at a time: half a megabyte stays in a core's cache; a GPU wants more work at once.
-BLOCK_LOGITS = {"cpu": 2**17}
-BLOCK_LOGITS_ELSEWHERE = 2**24
+# Logits that exist at a time: products want many, and two megabytes still are near a core.
+BLOCK_LOGITS = 2**20
+# Those of them that are in float32: half a megabyte. A GPU takes a block at once.
+SOFTMAX_LOGITS = {"cpu": 2**17}
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, indexes: Tensor) -> Tensor:
@@ -43,17 +44,20 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, indexes: 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, indexes: Tensor, dtype: torch.dtype) -> Tensor:
-        factors, weights = hidden.to(dtype), weight.to(dtype)
-        logits = torch.addmm(bias.to(dtype), factors, weights.T)
-        summed = _into_gradients(logits.view(indexes.numel(), -1), indexes.reshape(-1, 1))
+        factors, weights, biases = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+        of_hidden, of_weight, of_bias = torch.empty_like(factors), torch.zeros_like(weight), torch.zeros_like(bias)
+        summed = torch.zeros((), device=hidden.device)
+        frames = max(1, BLOCK_LOGITS // len(weight))
+        for start in range(0, len(factors), frames):
+            block = slice(start, start + frames)
+            logits = torch.addmm(biases, factors[block], weights.T)
+            summed += _into_gradients(logits.view(indexes[block].numel(), -1), indexes[block].reshape(-1, 1))
+            if any(ctx.needs_input_grad):
+                torch.mm(logits, weights, out=of_hidden[block])
+                of_weight += logits.T @ factors[block]
+                of_bias += logits.sum(0, dtype=torch.float32)
         scale = 1 / indexes.numel()
-        if any(ctx.needs_input_grad):
-            gradients = logits
-            ctx.save_for_backward(
-                (gradients @ weights).to(hidden.dtype) * scale,
-                (gradients.T @ factors).to(weight.dtype) * scale,
-                gradients.sum(0, dtype=torch.float32).to(bias.dtype) * scale,
-            )
+        ctx.save_for_backward(of_hidden.to(hidden.dtype).mul_(scale), of_weight.mul_(scale), of_bias.mul_(scale))
         return summed * scale
 
     @staticmethod
@@ -63,15 +67,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _into_gradients(logits: Tensor, indexes: Tensor) -> Tensor:
-    """Overwrite logits (F * K, C) by the gradients of their summed cross-entropy; returns that sum, float32."""
-    num_logits = BLOCK_LOGITS.get(logits.device.type, BLOCK_LOGITS_ELSEWHERE)
-    rows = max(1, num_logits // logits.size(1))
+    """Overwrite logits (B, C) by the gradients of their summed cross-entropy; returns that sum, float32."""
+    rows = max(1, SOFTMAX_LOGITS.get(logits.device.type, logits.numel()) // logits.size(1))
     smallest = torch.finfo(torch.float32).tiny
     summed = torch.zeros((), device=logits.device)
-    for block, wanted in zip(torch.split(logits, rows), torch.split(indexes, rows), strict=True):
-        probabilities = block.softmax(1, dtype=torch.float32)
+    for part, wanted in zip(torch.split(logits, rows), torch.split(indexes, rows), strict=True):
+        probabilities = part.softmax(1, dtype=torch.float32)
         of_wanted = probabilities.gather(1, wanted)
         summed -= of_wanted.clamp(min=smallest).log().sum()
         probabilities.scatter_(1, wanted, of_wanted - 1)
-        block.copy_(probabilities)
+        part.copy_(probabilities)
     return summed
