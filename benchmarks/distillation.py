@@ -125,7 +125,7 @@ def _summarize(results: dict[str, Any]) -> None:
     results["pooled"] = [
         found
         for name in dict.fromkeys(row["variant"] for row in rows)
-        for other in ("none", "l2", "mvq")
+        for other in ("none", "l2", "mvq", "none, 5 epochs")
         if name != other and (found := pooled(rows, name, other))
     ]
     results["summary"] = _summary(results)
