@@ -1,4 +1,4 @@
-"""The fused codebook loss is the plain one: value, gradients, memory, odd sizes and odd numbers."""
+"""The fused codebook loss is the plain one: value, gradients, odd sizes and odd numbers."""
 
 from __future__ import annotations
 
